@@ -1,5 +1,24 @@
-"""gradwise: see your gradients, keep them in line, prove what helps."""
+"""gradwise: see your gradients, keep them in line, prove what helps.
 
+import gradwise as gw
+gw.autoscale(optimizer)   # hyperparameter-free gradient normalisation, any torch optimizer
+"""
+
+from gradwise import transforms
 from gradwise._version import __version__
+from gradwise.affine import Affine
+from gradwise.attach import Attachment, attach, autoscale
+from gradwise.errors import UserError
+from gradwise.moments import Moments, measure
 
-__all__ = ["__version__"]
+__all__ = [
+    "Affine",
+    "Attachment",
+    "Moments",
+    "UserError",
+    "__version__",
+    "attach",
+    "autoscale",
+    "measure",
+    "transforms",
+]

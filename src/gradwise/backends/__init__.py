@@ -1,0 +1,93 @@
+"""How measure and apply run: one interface, an implementation a kind of device.
+
+`reference` is the plain float64 truth that the others are tested against. `foreach` runs on any
+device and never reads a value on the host. `cpu` counts passes over memory and may look at its own
+results, because host memory is where they are anyway.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gradwise.affine import Affine
+from gradwise.backends import cpu, foreach, reference
+from gradwise.backends.apply import apply_
+from gradwise.backends.segments import Stats
+from gradwise.errors import UserError
+from gradwise.layout import Layout
+
+__all__ = ["apply", "available", "choose", "measure"]
+
+ENVIRONMENT_VARIABLE = "GRADWISE_BACKEND"
+
+_MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout], Stats]] = {
+    "reference": reference.measure,
+    "foreach": foreach.measure,
+    "cpu": cpu.measure,
+}
+
+
+def available() -> tuple[str, ...]:
+    """The names that `backend=` takes."""
+    return tuple(_MEASURES)
+
+
+def choose(device: torch.device, backend: str | None = None) -> str:
+    """The backend that runs on a device.
+
+    Args:
+        device: where the tensors are.
+        backend: a name to force; None asks the environment variable `GRADWISE_BACKEND`, then the
+            kind of device.
+
+    Raises:
+        UserError: where the forced backend is unknown or cannot run on that device.
+    """
+    name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if name is None:
+        return "cpu" if device.type == "cpu" else "foreach"
+    if name not in _MEASURES:
+        raise UserError(f"expected backend to be one of {', '.join(_MEASURES)}, got {name!r}")
+    if name == "cpu" and device.type != "cpu":
+        raise UserError(f"backend 'cpu' cannot measure tensors on device '{device}'")
+    return name
+
+
+def measure(tensors: Sequence[Tensor | None], layout: Layout, backend: str | None = None) -> Stats:
+    """Mean, m2, min, max and non-finite count of every segment; see `Moments`."""
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) <= 1:
+        device = next(iter(devices), torch.device("cpu"))
+        return _MEASURES[choose(device, backend)](tensors, layout)
+    # A model spread over several devices: measure where the gradients are, move only [S] vectors.
+    home = next(tensor.device for tensor in tensors if tensor is not None)
+    total: Stats | None = None
+    for device in sorted(devices, key=str):
+        here = [t if t is not None and t.device == device else None for t in tensors]
+        part_layout = layout.only(tuple(t is not None for t in here))
+        part = _MEASURES[choose(device, backend)](here, part_layout)
+        moved = Stats(*(vector.to(home, non_blocking=True) for vector in part))
+        if total is not None:  # a segment has values on one device, and zeros from the others
+            moved = Stats(*(a + b for a, b in zip(total, moved, strict=True)))
+        total = moved
+    assert total is not None
+    return total
+
+
+def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> None:
+    """Map the tensors in place, `g <- scale * (g - shift)`, segment by segment."""
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) <= 1:
+        apply_(tensors, affine, layout)
+        return
+    for device in devices:
+        here = [t if t is not None and t.device == device else None for t in tensors]
+        scale, shift = (
+            None if v is None else v.to(device, non_blocking=True)
+            for v in (affine.scale, affine.shift)
+        )
+        apply_(here, Affine(scale, shift, affine.touched), layout)

@@ -1,0 +1,98 @@
+"""Apply: one affine map a segment, in place, with no pass that the map does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradwise.affine import Affine
+from gradwise.errors import UserError
+from gradwise.layout import Layout, real_view
+
+_NATIVE = (torch.float32, torch.float64)
+
+
+def apply_(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> None:
+    """Map tensors of one device in place; see `gradwise.backends.apply`."""
+    if affine.is_identity:
+        return
+    touched = affine.touched or (True,) * len(layout)
+    chosen = [i for i, tensor in enumerate(tensors) if tensor is not None and touched[i]]
+    whole, plain = [], []  # indices and real tensors that the multi-tensor route takes
+    for i in chosen:
+        tensor = tensors[i]
+        assert tensor is not None
+        if tensor.layout != torch.strided:
+            _apply_sparse(tensor, affine, layout, i)
+        elif layout.rows[i] > 1 or tensor.dtype not in _NATIVE:
+            _apply_one(real_view(tensor), affine, layout, i)
+        else:
+            whole.append(i)
+            plain.append(real_view(tensor))
+    if plain:
+        _apply_many(plain, affine, layout, whole)
+
+
+def _apply_many(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
+    scale, shift = affine.scale, affine.shift
+    if tensors[0].device.type != "cpu" and scale is not None and shift is not None:
+        # One launch and one read and write a tensor instead of two: scale * g - scale * shift.
+        scales, offsets = _pick(scale, layout, which), _pick(-scale * shift, layout, which)
+        for tensor, factor, offset in zip(tensors, scales, offsets, strict=True):
+            kind = tensor.dtype
+            torch.addcmul(offset.to(kind), tensor, factor.to(kind), out=tensor)
+        return
+    if shift is not None:
+        torch._foreach_sub_(tensors, _pick(shift, layout, which))
+    if scale is not None:
+        if scale.dim() == 0:
+            for kind in {tensor.dtype for tensor in tensors}:
+                torch._foreach_mul_([t for t in tensors if t.dtype == kind], scale.to(kind))
+        else:
+            torch._foreach_mul_(tensors, _pick(scale, layout, which))
+
+
+def _pick(vector: Tensor, layout: Layout, which: list[int]) -> list[Tensor]:
+    """The 0-d entries of [S] (or of 0-d) that belong to whole tensors."""
+    if vector.dim() == 0:
+        return [vector] * len(which)
+    entries = vector.unbind()
+    return [entries[layout.offsets[i]] for i in which]
+
+
+def _apply_one(tensor: Tensor, affine: Affine, layout: Layout, i: int) -> None:
+    """One tensor by rows, or of a narrow type, where the map is computed in float32."""
+    start, rows = layout.offsets[i], layout.rows[i]
+    wide = tensor if tensor.dtype in _NATIVE else tensor.float()
+    shape = (rows,) + (1,) * (tensor.dim() - 1) if rows > 1 else ()
+
+    def part(vector: Tensor) -> Tensor:
+        if vector.dim() == 0:
+            return vector.to(wide.dtype)
+        return vector[start : start + rows].reshape(shape).to(wide.dtype)
+
+    if wide is tensor:
+        if affine.shift is not None:
+            tensor.sub_(part(affine.shift))
+        if affine.scale is not None:
+            tensor.mul_(part(affine.scale))
+        return
+    if affine.shift is not None:
+        wide = wide.sub_(part(affine.shift))
+    if affine.scale is not None:
+        wide = wide.mul_(part(affine.scale))
+    tensor.copy_(wide)
+
+
+def _apply_sparse(tensor: Tensor, affine: Affine, layout: Layout, i: int) -> None:
+    if affine.shift is not None:
+        raise UserError(
+            f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
+            "so use a transform that only scales"
+        )
+    if affine.scale is not None:
+        scale = affine.scale if affine.scale.dim() == 0 else affine.scale[layout.offsets[i]]
+        values = tensor._values() if tensor.layout == torch.sparse_coo else tensor.values()
+        values.mul_(scale.to(values.dtype))

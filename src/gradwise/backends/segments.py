@@ -1,0 +1,50 @@
+"""What the backends share: the shape of their answer and views of tensors as rows of values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradwise.layout import real_view
+
+
+class Stats(NamedTuple):
+    """What a backend measures: vectors [S], zero where a segment has no values."""
+
+    mean: Tensor
+    m2: Tensor
+    min: Tensor
+    max: Tensor
+    nonfinite: Tensor  # int64
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating-point type that a device computes with."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def as_rows(tensor: Tensor, rows: int) -> Tensor:
+    """The real values of a dense tensor as [rows, n], without a copy where memory allows it.
+
+    The order within a row is of no consequence here, so any dense memory format (channels_last
+    among them) is read in the order in which it lies.
+    """
+    values = real_view(tensor.resolve_conj() if tensor.is_complex() else tensor)
+    if not values.is_contiguous():
+        order = sorted(range(values.dim()), key=lambda d: -values.stride(d))
+        if rows == 1 or order[0] == 0:
+            values = values.permute(order)
+    return values.reshape(rows, -1)
+
+
+def sparse_values(tensor: Tensor) -> tuple[Tensor, int]:
+    """The stored values of a sparse tensor as [1, n], and how many zeros are not stored."""
+    if tensor.layout == torch.sparse_coo:
+        stored = tensor.coalesce().values()
+    else:
+        stored = tensor.values()
+    values = real_view(stored).reshape(1, -1)
+    implied = tensor.numel() * (2 if tensor.is_complex() else 1) - values.shape[1]
+    return values, implied

@@ -1,0 +1,169 @@
+"""The methods that gradwise knows: what `gradwise methods` lists and `gradwise compare` runs.
+
+A method joins by one file in `gradwise.transforms` (or, as an optimizer, in `gradwise.optim`) whose
+class bears `@register(...)`; nothing else has to be edited.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from gradwise.errors import UserError
+
+Kind = Literal["transform", "optimizer"]
+T = TypeVar("T", bound=Callable[..., Any])
+
+_METHODS: dict[str, Method] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method and where it comes from.
+
+    Attributes:
+        name: what `--methods` takes.
+        kind: "transform" maps gradients under any optimizer, "optimizer" replaces it.
+        factory: the class.
+        defaults: arguments that `--methods NAME` passes where the class asks for one.
+        summary: one line.
+        paper: authors, title, year.
+        url: where to read it.
+        equation: number in the methods' specification or in the paper.
+        tag: how sure the form is: [V] seen in a primary source, [V2] in a secondary one, [D]
+            derived, [R] recalled, [X] this library's reconstruction.
+    """
+
+    name: str
+    kind: Kind
+    factory: Callable[..., Any]
+    defaults: dict[str, Any]
+    summary: str
+    paper: str
+    url: str
+    equation: str
+    tag: str
+
+    def signature(self) -> str:
+        """The name with its arguments and their defaults, as `--methods` takes them."""
+        parts = []
+        for name, parameter in inspect.signature(self.factory).parameters.items():
+            default = self.defaults.get(name, parameter.default)
+            shown = "" if default is inspect.Parameter.empty else f"={default!r}"
+            parts.append(f"{name}{shown}")
+        return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+def register(
+    name: str,
+    *,
+    kind: Kind = "transform",
+    defaults: dict[str, Any] | None = None,
+    summary: str,
+    paper: str,
+    url: str,
+    equation: str,
+    tag: str,
+) -> Callable[[T], T]:
+    """Class decorator that adds a method to the registry; the arguments are `Method`'s."""
+
+    def add(factory: T) -> T:
+        if name in _METHODS and _METHODS[name].factory.__qualname__ != factory.__qualname__:
+            raise ValueError(f"a method named {name!r} is registered already")
+        _METHODS[name] = Method(
+            name, kind, factory, dict(defaults or {}), summary, paper, url, equation, tag
+        )
+        return factory
+
+    return add
+
+
+@cache
+def _discover() -> None:
+    for package_name in ("gradwise.transforms",):
+        package = importlib.import_module(package_name)
+        for module in pkgutil.iter_modules(package.__path__, package_name + "."):
+            importlib.import_module(module.name)
+
+
+def methods() -> dict[str, Method]:
+    """All methods by name, sorted.
+
+    Examples:
+        >>> methods()["autoscale"].paper.split(",")[0]
+        'V.-D. Yun'
+    """
+    _discover()
+    return dict(sorted(_METHODS.items()))
+
+
+def lookup(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    known = methods()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+    raise UserError(f"unknown method {name!r}{hint}")
+
+
+def parse(spec: str) -> tuple[Method, dict[str, Any]]:
+    """A method and its arguments from text such as `clip(max_norm=0.5)`.
+
+    Only literal keyword arguments are read; nothing is evaluated.
+
+    Raises:
+        UserError: where the text is not of that form, the method is unknown or an argument is.
+
+    Examples:
+        >>> method, arguments = parse("clip(max_norm=0.5)")
+        >>> method.name, arguments
+        ('clip', {'max_norm': 0.5})
+    """
+    text = spec.strip()
+    name, bracket, rest = text.partition("(")
+    method = lookup(name.strip())
+    arguments = dict(method.defaults)
+    if bracket:
+        arguments |= _literals(text, f"f({rest}")
+    allowed = inspect.signature(method.factory).parameters
+    for key in arguments:
+        if key not in allowed:
+            names = ", ".join(allowed) or "no arguments"
+            raise UserError(f"method {method.name!r} takes {names}, got {key!r} in {text!r}")
+    return method, arguments
+
+
+def _literals(text: str, call: str) -> dict[str, Any]:
+    message = f"expected a method such as clip(max_norm=0.5), got {text!r}"
+    try:
+        tree = ast.parse(call, mode="eval").body
+        if not isinstance(tree, ast.Call) or tree.args:
+            raise UserError(message)
+        return {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
+    except (SyntaxError, ValueError) as error:
+        raise UserError(message) from error
+
+
+def build(spec: str) -> Any:
+    """The transform (or the optimizer class with its arguments bound) that a text names.
+
+    Raises:
+        UserError: as `parse` does, and where an argument is out of its bounds.
+    """
+    method, arguments = parse(spec)
+    try:
+        return method.factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"method {spec.strip()!r}: {error}") from error

@@ -1,0 +1,127 @@
+"""Decide: what every transform is, and the one place where it meets gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from gradwise import backends
+from gradwise.affine import Affine
+from gradwise.layout import Per
+from gradwise.moments import Moments, measure
+
+State = dict[str, Tensor]
+
+
+class Transform(ABC):
+    """A pure function from moments and state to an affine map and new state.
+
+    A transform knows neither optimizers nor hooks. Its state is a flat dict of tensors on the
+    gradients' device; 0-d entries are its own numbers (alpha, thresholds), which a recorder may
+    show. Nothing in a transform reads a value on the host.
+
+    Attributes:
+        per: the segments it needs, "tensor" or "row"; it also works on a finer cut.
+        needs_params: whether it needs `moments.params`.
+    """
+
+    per: Per = "tensor"
+    needs_params: bool = False
+
+    def init(self, moments: Moments) -> State:
+        """State before the first step, on the moments' device."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, moments: Moments, state: State) -> tuple[Affine, State]:
+        """The map for these moments, and the state after them; neither argument is changed."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs and checkpoints."""
+        return type(self).__name__
+
+    @overload
+    def update(
+        self,
+        grads: Sequence[Tensor],
+        state: State | None = None,
+        params: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], State]: ...
+
+    @overload
+    def update(
+        self,
+        grads: Mapping[str, Tensor],
+        state: State | None = None,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], State]: ...
+
+    def update(
+        self,
+        grads: Sequence[Tensor] | Mapping[str, Tensor],
+        state: State | None = None,
+        params: Sequence[Tensor] | Mapping[str, Tensor] | None = None,
+    ) -> tuple[list[Tensor] | dict[str, Tensor], State]:
+        """The transformed gradients, as a function: nothing is written in place.
+
+        Args:
+            grads: a list of tensors, or a dict by name as `torch.func` gives.
+            state: what the last call returned; None begins.
+            params: the parameters, for transforms that need them.
+
+        Returns:
+            New gradients in the same container, and the new state. Where a gradient holds a NaN
+            or an infinity, gradients and state come back as they were.
+
+        Raises:
+            ValueError: where the transform needs `params` and none are given.
+        """
+        names = list(grads) if isinstance(grads, Mapping) else None
+        tensors = list(grads.values()) if isinstance(grads, Mapping) else list(grads)
+        weights = None
+        if params is not None and self.needs_params:
+            weights = (
+                [params[name] for name in names or ()]
+                if isinstance(params, Mapping)
+                else list(params)
+            )
+        moments = measure(tensors, names, per=self.per, params=weights)
+        affine, state = decide(self, moments, state if state is not None else self.init(moments))
+        new = [tensor.clone() for tensor in tensors]
+        backends.apply(new, affine, moments.layout)
+        return (new if names is None else dict(zip(names, new, strict=True))), state
+
+
+def decide(
+    transform: Transform, moments: Moments, state: State, ok: Tensor | None = None
+) -> tuple[Affine, State]:
+    """Ask a transform, but let a step with non-finite gradients pass without a trace.
+
+    Args:
+        transform: what decides.
+        moments: of this step's gradients.
+        state: before this step.
+        ok: 0-d bool; False leaves gradients and state as they are. None: all values are finite.
+
+    Returns:
+        The transform's answer where `ok`, the identity and the old state elsewhere, chosen on the
+        device. A state entry that changes its shape from step to step has to mark such a step
+        itself (a history appends NaN).
+    """
+    if transform.needs_params and moments.params is None:
+        raise ValueError(f"{transform.name} relates gradients to parameters: pass params=")
+    if ok is None:
+        ok = moments.all_finite
+    affine, new = transform(moments, state)
+    kept = {
+        key: torch.where(ok, value, state[key])
+        if key in state and state[key].shape == value.shape
+        else value
+        for key, value in new.items()
+    }
+    return affine.where(ok), kept
