@@ -37,6 +37,7 @@ class Layout:
         rows: segments of each tensor: 1, or `shape[0]` where it is cut into rows.
         dense: False for a sparse tensor.
         present: False where the list holds None.
+        dtypes: the tensors' types, None where the list holds None.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Layout:
     rows: tuple[int, ...]
     dense: tuple[bool, ...]
     present: tuple[bool, ...]
+    dtypes: tuple[torch.dtype | None, ...] = ()
     cache: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -101,21 +103,29 @@ class Layout:
         if self.by_tensor:
             return self
         ones = (1,) * len(self)
-        return Layout(self.names, self.shapes, self.numels, ones, self.dense, self.present)
+        return self.cached("merged", lambda: replace(self, rows=ones, cache={}))
 
     def count(self, device: torch.device) -> Tensor:
         """int64 [S]: the number of values in each segment."""
-        return self._constant("count", device, torch.int64, self.segment_numels)
+        return self._constant("count", device, torch.int64, lambda: self.segment_numels)
 
     def tensor_of_segment(self, device: torch.device) -> Tensor:
         """int64 [S]: the index of the tensor that each segment belongs to."""
-        values = [i for i, rows in enumerate(self.rows) for _ in range(rows)]
+
+
+        def values() -> list[int]:
+            return [i for i, rows in enumerate(self.rows) for _ in range(rows)]
+
         return self._constant("tensor", device, torch.int64, values)
 
     def mask(self, which: Sequence[bool], device: torch.device, dtype: torch.dtype) -> Tensor:
         """[S] of `dtype`: 1 in the segments of the chosen tensors, 0 elsewhere."""
-        values = [float(w) for w, rows in zip(which, self.rows, strict=True) for _ in range(rows)]
-        return self._constant(f"mask{tuple(which)}", device, dtype, values)
+        which = tuple(which)
+
+        def values() -> list[bool]:
+            return [w for w, rows in zip(which, self.rows, strict=True) for _ in range(rows)]
+
+        return self._constant(("mask", which), device, dtype, values)
 
     def only(self, present: tuple[bool, ...]) -> Layout:
         """The same segments with some tensors not there."""
@@ -130,34 +140,37 @@ class Layout:
         return cast(T, self.cache[key])
 
     def _constant(
-        self, key: str, device: torch.device, dtype: torch.dtype, values: Sequence[float]
+        self,
+        key: Hashable,
+        device: torch.device,
+        dtype: torch.dtype,
+        values: Callable[[], Sequence[float]],
     ) -> Tensor:
         # Copied to the device once a layout; a copy a step would make the host wait.
-        def make() -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
-
-        return self.cached((key, device, dtype), make)
+        return self.cached(
+            (key, device, dtype), lambda: torch.tensor(values(), dtype=dtype, device=device)
+        )
 
 
 @lru_cache(maxsize=64)
 def _layout(
     names: tuple[str, ...],
     shapes: tuple[torch.Size | None, ...],
-    complex_: tuple[bool, ...],
+    dtypes: tuple[torch.dtype | None, ...],
     sparse: tuple[bool, ...],
     per: Per,
 ) -> Layout:
     present = tuple(shape is not None for shape in shapes)
     sizes = tuple(torch.Size(()) if shape is None else shape for shape in shapes)
     numels = tuple(
-        size.numel() * (2 if is_complex else 1) if here else 0
-        for size, is_complex, here in zip(sizes, complex_, present, strict=True)
+        size.numel() * (2 if dtype.is_complex else 1) if dtype is not None else 0
+        for size, dtype in zip(sizes, dtypes, strict=True)
     )
     rows = tuple(
         size[0] if per == "row" and len(size) >= 2 and numel > 0 and not is_sparse else 1
         for size, numel, is_sparse in zip(sizes, numels, sparse, strict=True)
     )
-    return Layout(names, sizes, numels, rows, tuple(not s for s in sparse), present)
+    return Layout(names, sizes, numels, rows, tuple(not s for s in sparse), present, dtypes)
 
 
 def layout_of(
@@ -183,7 +196,7 @@ def layout_of(
     return _layout(
         tuple(names) if names is not None else tuple(map(str, range(len(tensors)))),
         tuple([None if t is None else t.shape for t in tensors]),
-        tuple([t is not None and t.is_complex() for t in tensors]),
+        tuple([None if t is None else t.dtype for t in tensors]),
         tuple([t is not None and t.layout != torch.strided for t in tensors]),
         per,
     )

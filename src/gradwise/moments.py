@@ -26,9 +26,9 @@ class Moments:
         count: int64, number of values.
         mean: in the gradients' unit.
         m2: sum of squared deviations from the mean, in the unit squared.
-        min: smallest value.
-        max: largest value.
         nonfinite: int64, number of NaN and infinite values; mean and m2 are not finite then.
+        min: smallest value, None where extremes were not asked for.
+        max: largest value, None where extremes were not asked for.
         params: moments of the parameters in the same layout, for transforms that relate the
             gradients to them.
 
@@ -45,9 +45,9 @@ class Moments:
     count: Tensor
     mean: Tensor
     m2: Tensor
-    min: Tensor
-    max: Tensor
     nonfinite: Tensor
+    min: Tensor | None
+    max: Tensor | None
     params: Moments | None = None
 
     def __len__(self) -> int:
@@ -85,7 +85,13 @@ class Moments:
 
     @property
     def max_abs(self) -> Tensor:
-        """[S] largest magnitude."""
+        """[S] largest magnitude.
+
+        Raises:
+            ValueError: where extremes were not asked for.
+        """
+        if self.min is None or self.max is None:
+            raise ValueError("extremes were not measured: ask for them with extremes=True")
         return torch.maximum(self.max, -self.min)
 
     @property
@@ -117,9 +123,9 @@ class Moments:
             count,
             mean,
             gather(self.m2 + between, "sum"),
-            gather(self.min, "amin"),
-            gather(self.max, "amax"),
             gather(self.nonfinite, "sum"),
+            None if self.min is None else gather(self.min, "amin"),
+            None if self.max is None else gather(self.max, "amax"),
             None if self.params is None else self.params.per_tensor(),
         )
 
@@ -143,14 +149,13 @@ class Moments:
         mean = torch.where(on, self.count * self.mean, 0.0).sum() / max(numel, 1)
         between = self.count * (self.mean - mean).square()
         m2 = torch.where(on, self.m2 + between, 0.0).sum()
-        inf, zero = float("inf"), torch.zeros_like(mean)
-        low, high = zero, zero
-        if numel > 0:
-            low = torch.where(on, self.min, inf).amin()
-            high = torch.where(on, self.max, -inf).amax()
-        nonfinite = torch.where(on, self.nonfinite, 0).sum()
-        mean, m2, low, high, nonfinite = (v.reshape(1) for v in (mean, m2, low, high, nonfinite))
-        return Moments(layout, count, mean, m2, low, high, nonfinite)
+        low, high = self.min, self.max
+        if low is not None and high is not None:
+            inf = float("inf") if numel > 0 else 0.0
+            low = torch.where(on, low, inf).amin().reshape(1) if len(self) else mean.reshape(1)
+            high = torch.where(on, high, -inf).amax().reshape(1) if len(self) else mean.reshape(1)
+        nonfinite = torch.where(on, self.nonfinite, 0).sum().reshape(1)
+        return Moments(layout, count, mean.reshape(1), m2.reshape(1), nonfinite, low, high)
 
     def through(self, affine: Affine) -> Moments:
         """The moments of the mapped tensors, without reading them.
@@ -162,14 +167,14 @@ class Moments:
         affine = affine.spread(self.layout)
         mean, m2, low, high = self.mean, self.m2, self.min, self.max
         if affine.shift is not None:
-            here = self.count > 0
-            mean, low, high = (
-                torch.where(here, value - affine.shift, value) for value in (mean, low, high)
-            )
+            shift = torch.where(self.count > 0, affine.shift, 0.0)
+            mean = mean - shift
+            low, high = (None if end is None else end - shift for end in (low, high))
         if affine.scale is not None:
             mean, m2 = mean * affine.scale, m2 * affine.scale.square()
-            ends = low * affine.scale, high * affine.scale
-            low, high = torch.minimum(*ends), torch.maximum(*ends)
+            if low is not None and high is not None:
+                ends = low * affine.scale, high * affine.scale
+                low, high = torch.minimum(*ends), torch.maximum(*ends)
         return replace(self, mean=mean, m2=m2, min=low, max=high)
 
 
@@ -180,6 +185,7 @@ def measure(
     per: Per = "tensor",
     params: Sequence[Tensor] | None = None,
     backend: str | None = None,
+    extremes: bool = True,
 ) -> Moments:
     """Measure a list of tensors, typically gradients, in one read.
 
@@ -193,6 +199,8 @@ def measure(
         per: "tensor" for one segment a tensor, "row" for one a row of dimension 0.
         params: the parameters that the gradients belong to, measured in the same layout.
         backend: a name of `gradwise.backends.available()`; None chooses by device.
+        extremes: also measure min and max, which costs reads of their own where no kernel does
+            all in one. Without them an accelerator counts non-finite values as 0 or 1 a segment.
 
     Returns:
         `Moments` with vectors of shape [S].
@@ -208,16 +216,19 @@ def measure(
         tensor(13., dtype=torch.float64)
     """
     layout = layout_of(tensors, names, per)
-    moments = measure_layout(tensors, layout, backend)
+    moments = measure_layout(tensors, layout, backend, extremes)
     if params is None:
         return moments
     of_params = layout_of(list(params), layout.names, per)
-    return replace(moments, params=measure_layout(list(params), of_params, backend))
+    return replace(moments, params=measure_layout(list(params), of_params, backend, extremes))
 
 
 def measure_layout(
-    tensors: Sequence[Tensor | None], layout: Layout, backend: str | None = None
+    tensors: Sequence[Tensor | None],
+    layout: Layout,
+    backend: str | None = None,
+    extremes: bool = True,
 ) -> Moments:
     """`measure` for a layout that is known already."""
-    stats = backends.measure(tensors, layout, backend)
+    stats = backends.measure(tensors, layout, backend, extremes)
     return Moments(layout, layout.count(stats[0].device), *stats)

@@ -21,9 +21,6 @@ from gradwise.errors import UserError
 Kind = Literal["transform", "optimizer"]
 T = TypeVar("T", bound=Callable[..., Any])
 
-_METHODS: dict[str, Method] = {}
-
-
 @dataclass(frozen=True)
 class Method:
     """One method and where it comes from.
@@ -59,6 +56,9 @@ class Method:
             shown = "" if default is inspect.Parameter.empty else f"={default!r}"
             parts.append(f"{name}{shown}")
         return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+_METHODS: dict[str, Method] = {}
 
 
 def register(

@@ -33,6 +33,7 @@ class Attachment:
         affine: the map of the last step, in the same unit.
         state: the transform's state; its 0-d entries are the transform's own numbers.
         observers: called with the attachment after each application.
+        extremes: whether `moments` has min and max, which cost reads of their own.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Attachment:
         self.affine = Affine()
         self.state: State | None = None
         self.observers: list[Observer] = []
+        self.extremes = False
         self._names = dict(names)  # by id of the parameter
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._skipped: Tensor | None = None
@@ -138,7 +140,7 @@ class Attachment:
         layout = self._layout(grads)
         if not any(layout.present):
             return
-        moments = measure_layout(grads, layout)
+        moments = measure_layout(grads, layout, extremes=self.extremes)
         scale = getattr(self.optimizer, "grad_scale", None)
         found_inf = getattr(self.optimizer, "found_inf", None)
         if scale is not None:  # fused optimizers divide by it themselves, after this hook
@@ -147,7 +149,7 @@ class Attachment:
         if self.transform.needs_params:
             weights = [p if g is not None else None for p, g in zip(params, grads, strict=True)]
             of_weights = layout_of(weights, layout.names, self.transform.per)
-            moments = replace(moments, params=measure_layout(weights, of_weights))
+            moments = replace(moments, params=measure_layout(weights, of_weights, extremes=False))
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()

@@ -24,7 +24,7 @@ __all__ = ["apply", "available", "choose", "measure"]
 
 ENVIRONMENT_VARIABLE = "GRADWISE_BACKEND"
 
-_MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout], Stats]] = {
+_MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout, bool], Stats]] = {
     "reference": reference.measure,
     "foreach": foreach.measure,
     "cpu": cpu.measure,
@@ -57,23 +57,30 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     return name
 
 
-def measure(tensors: Sequence[Tensor | None], layout: Layout, backend: str | None = None) -> Stats:
-    """Mean, m2, min, max and non-finite count of every segment; see `Moments`."""
+def measure(
+    tensors: Sequence[Tensor | None],
+    layout: Layout,
+    backend: str | None = None,
+    extremes: bool = True,
+) -> Stats:
+    """Mean, m2, non-finite count and extremes of every segment; see `Moments`."""
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) <= 1:
         device = next(iter(devices), torch.device("cpu"))
-        return _MEASURES[choose(device, backend)](tensors, layout)
+        return _MEASURES[choose(device, backend)](tensors, layout, extremes)
     # A model spread over several devices: measure where the gradients are, move only [S] vectors.
     home = next(tensor.device for tensor in tensors if tensor is not None)
     total: Stats | None = None
     for device in sorted(devices, key=str):
         here = [t if t is not None and t.device == device else None for t in tensors]
         part_layout = layout.only(tuple(t is not None for t in here))
-        part = _MEASURES[choose(device, backend)](here, part_layout)
-        moved = Stats(*(vector.to(home, non_blocking=True) for vector in part))
+        part = _MEASURES[choose(device, backend)](here, part_layout, extremes)
+        moved = [None if v is None else v.to(home, non_blocking=True) for v in part]
         if total is not None:  # a segment has values on one device, and zeros from the others
-            moved = Stats(*(a + b for a, b in zip(total, moved, strict=True)))
-        total = moved
+            moved = [
+                None if a is None or b is None else a + b for a, b in zip(total, moved, strict=True)
+            ]
+        total = Stats(*moved)  # type: ignore[arg-type]
     assert total is not None
     return total
 

@@ -36,22 +36,51 @@ def apply_(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> 
 
 
 def _apply_many(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
+    if tensors[0].device.type == "cpu":
+        _apply_on_cpu(tensors, affine, layout, which)
+        return
     scale, shift = affine.scale, affine.shift
-    if tensors[0].device.type != "cpu" and scale is not None and shift is not None:
+    if scale is not None and shift is not None:
         # One launch and one read and write a tensor instead of two: scale * g - scale * shift.
         scales, offsets = _pick(scale, layout, which), _pick(-scale * shift, layout, which)
         for tensor, factor, offset in zip(tensors, scales, offsets, strict=True):
             kind = tensor.dtype
             torch.addcmul(offset.to(kind), tensor, factor.to(kind), out=tensor)
-        return
-    if shift is not None:
+    elif shift is not None:
         torch._foreach_sub_(tensors, _pick(shift, layout, which))
-    if scale is not None:
-        if scale.dim() == 0:
-            for kind in {tensor.dtype for tensor in tensors}:
-                torch._foreach_mul_([t for t in tensors if t.dtype == kind], scale.to(kind))
-        else:
-            torch._foreach_mul_(tensors, _pick(scale, layout, which))
+    elif scale is not None and scale.dim() == 0:
+        for kind in {tensor.dtype for tensor in tensors}:
+            torch._foreach_mul_([t for t in tensors if t.dtype == kind], scale.to(kind))
+    elif scale is not None:
+        torch._foreach_mul_(tensors, _pick(scale, layout, which))
+
+
+def _apply_on_cpu(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
+    """The map's numbers lie in host memory: read them, and leave out what would change nothing."""
+    scales = _floats(affine.scale, 1.0, layout, which)
+    shifts = _floats(affine.shift, 0.0, layout, which)
+    if any(shifts):
+        for tensor, scale, shift in zip(tensors, scales, shifts, strict=True):
+            if scale == 1.0:
+                tensor.sub_(shift)
+            else:  # one pass: offset + scale * g, rounded once
+                offset = torch.tensor(-scale * shift, dtype=tensor.dtype)
+                torch.add(offset, tensor, alpha=scale, out=tensor)
+    elif len(set(scales)) > 1:
+        torch._foreach_mul_(tensors, scales)
+    elif scales[0] != 1.0:
+        torch._foreach_mul_(tensors, scales[0])
+
+
+def _floats(
+    vector: Tensor | None, default: float, layout: Layout, which: list[int]
+) -> list[float]:
+    if vector is None:
+        return [default] * len(which)
+    if vector.dim() == 0:
+        return [float(vector)] * len(which)
+    values = vector.tolist()
+    return [values[layout.offsets[i]] for i in which]
 
 
 def _pick(vector: Tensor, layout: Layout, which: list[int]) -> list[Tensor]:

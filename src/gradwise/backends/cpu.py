@@ -1,11 +1,12 @@
-"""Measure on the CPU: three reads in cache order, as few calls as possible.
+"""Measure on the CPU: two reads, as few calls as possible.
 
-What costs on a CPU is calls for small tensors and bytes for large ones, so small tensors are packed
-into one matrix, and each large one is read by three vectorised reductions (sum, sum of squares,
-extremes). Those run in float32; where that would lose digits (|mean| above the spread, values that
-overflow or vanish when squared, anything non-finite) the tensor is measured again in float64. To
-see that, the host looks at the results: on this device they are in its own memory, so it does not
-wait for anything.
+What costs on a CPU is calls for small tensors and bytes for large ones. So small tensors are copied
+side by side into a scratch that is summed in blocks by two calls for all of them, and each large
+one is read in place by two vectorised reductions, sum and sum of squares. Blocks are float32, what
+adds them up is float64. Where that loses digits (|mean| far above the spread, values that overflow
+or vanish when squared, anything non-finite) the tensor is measured again by the reference. To see
+that, the host looks at the results: on this device they lie in its own memory, and it waits for
+nothing.
 """
 
 from __future__ import annotations
@@ -16,148 +17,139 @@ import torch
 from torch import Tensor
 
 from gradwise.backends import reference
-from gradwise.backends.segments import Stats, as_rows
-from gradwise.layout import Layout
+from gradwise.backends.segments import Stats, as_rows, join
+from gradwise.layout import Layout, real_view
 
-PACKED_NUMEL = 512  # tensors up to this size are packed
-BLOCK = 1024  # longer sums of squares are added up in blocks, in float64
-LONG = 1 << 17
-CANCELLED = 0.5  # share of the sum of squares that must be left after the mean is taken out
+SMALL = 1 << 14  # tensors of up to this many values are copied side by side
+BLOCK = 256  # values summed in float32
+LONG = 1 << 20  # values squared and summed in float32 by one call
+# Share of the sum of squares that has to be left after the mean is taken out. Block sums are good
+# to about 1e-7, so what is left is good to 1e-7 / 0.02 = 5e-6.
+CANCELLED = 0.02
 
 
 class _Plan:
-    """Which tensors are packed, how they lie in the padded matrix, how results are put in order."""
+    """Which tensors are copied together and where; made once a layout."""
 
     def __init__(self, layout: Layout) -> None:
-        self.packed: list[int] = []
-        self.single: list[int] = []
-        self.other: list[int] = []  # rows and sparse ones
-        for i, (numel, rows) in enumerate(zip(layout.numels, layout.rows, strict=True)):
+        self.small: list[int] = []
+        self.large: list[int] = []
+        self.other: list[int] = []  # rows, sparse and float64 tensors
+        for i, numel in enumerate(layout.numels):
             if not layout.present[i] or numel == 0:
                 continue
-            if rows > 1 or not layout.dense[i]:
+            if layout.rows[i] > 1 or not layout.dense[i] or layout.dtypes[i] in _WIDE:
                 self.other.append(i)
             else:
-                (self.packed if numel <= PACKED_NUMEL else self.single).append(i)
-        numels = [layout.numels[i] for i in self.packed]
-        width = max(numels, default=0)
-        starts, start = [], 0
-        for numel in numels:
-            starts.append(start)
-            start += numel
-        # Padding repeats a segment's first value: the extremes stay right, the weights hide it.
-        self.index = torch.tensor(
-            [
-                [start + (j if j < numel else 0) for j in range(width)]
-                for start, numel in zip(starts, numels, strict=True)
-            ],
-            dtype=torch.int64,
-        )
-        self.weight = torch.tensor(
-            [[float(j < numel) for j in range(width)] for numel in numels], dtype=torch.float64
-        )
-        self.packed_count = torch.tensor(numels, dtype=torch.float64)
-        self.single_count = torch.tensor(
-            [layout.numels[i] for i in self.single], dtype=torch.float64
-        )
-        order = [layout.offsets[i] for i in (*self.packed, *self.single)]
+                (self.small if numel <= SMALL else self.large).append(i)
+        blocks = [-(-layout.numels[i] // BLOCK) for i in self.small]
+        self.scratch = torch.zeros(sum(blocks), BLOCK)  # padding stays 0
+        self.slots = []
+        start = 0
+        for i, n in zip(self.small, blocks, strict=True):
+            shape = layout.shapes[i]
+            if (dtype := layout.dtypes[i]) is not None and dtype.is_complex:
+                shape = torch.Size((*shape, 2))
+            slot = self.scratch.view(-1)[start : start + layout.numels[i]]
+            self.slots.append(slot.view(shape))
+            start += n * BLOCK
+        of_block = [j for j, n in enumerate(blocks) for _ in range(n)]
+        self.of_block = torch.tensor(of_block, dtype=torch.int64)
+        self.main = [*self.small, *self.large]
+        self.count = torch.tensor([layout.numels[i] for i in self.main], dtype=torch.float64)
+        order = [layout.offsets[i] for i in self.main]
         for i in self.other:
             order.extend(range(layout.offsets[i], layout.offsets[i] + layout.rows[i]))
-        self.segments = layout.segments
         self.order = torch.tensor(order, dtype=torch.int64)
-        self.complete = len(order) == layout.segments
+        self.in_order = order == list(range(layout.segments))
 
 
-def measure(tensors: Sequence[Tensor | None], layout: Layout) -> Stats:
+_WIDE = (torch.float64, torch.complex128)
+
+
+def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     """Measure every segment; see `gradwise.backends.measure`."""
     plan = layout.cached("cpu plan", lambda: _Plan(layout))
-    parts = []  # each [5, s]: mean, m2, min, max, nonfinite
-    if plan.packed:
-        parts.append(_packed([_present(tensors[i]) for i in plan.packed], plan))
-    if plan.single:
-        parts.append(_single([_present(tensors[i]) for i in plan.single], plan.single_count))
+    parts = []
+    if plan.main:
+        parts.append(_main([tensors[i] for i in plan.main], plan, extremes))
     for i in plan.other:
-        parts.append(_rows(_present(tensors[i]), layout.rows[i]))
-    found = torch.cat(parts, dim=1) if parts else torch.zeros(5, 0, dtype=torch.float64)
-    ordered = torch.zeros if not plan.complete else torch.empty
-    matrix = ordered(5, plan.segments, dtype=torch.float64).index_copy_(1, plan.order, found)
-    mean, m2, low, high, nonfinite = matrix.unbind()
-    return Stats(mean, m2, low, high, nonfinite.long())
+        tensor = tensors[i]
+        assert tensor is not None
+        parts.append(_rows(tensor, layout.rows[i], extremes))
+    found = join(parts, torch.device("cpu"), extremes)
+    if plan.in_order:
+        return found
+
+    def place(values: Tensor) -> Tensor:
+        return values.new_zeros(layout.segments).index_copy_(0, plan.order, values)
+
+    return Stats(*(None if v is None else place(v) for v in found))  # type: ignore[arg-type]
 
 
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+def _main(tensors: list[Tensor | None], plan: _Plan, extremes: bool) -> Stats:
+    """One segment a tensor: the small ones, then the large ones."""
+    given = [t if t.dtype == torch.float32 else real_view(t) for t in tensors if t is not None]
+    n_small = len(plan.small)
+    sums = torch.zeros(2, len(given), dtype=torch.float64)
+    if n_small:
+        torch._foreach_copy_(plan.slots, given[:n_small])
+        scratch = plan.scratch
+        blocks = torch.stack([scratch.sum(1), torch.linalg.vecdot(scratch, scratch)])
+        sums.index_add_(1, plan.of_block, blocks.double())
+    if n_small < len(given):
+        large = []
+        for tensor in given[n_small:]:
+            flat = _flat(tensor)  # the second read finds it in a cache
+            large.extend((flat.sum(), _sum_of_squares(flat)))
+        sums[:, n_small:] = torch.stack(large).view(-1, 2).T
+    total, square = sums.unbind()
+    mean = total / plan.count
+    m2 = torch.addcmul(square, total, mean, value=-1)
+    nonfinite = torch.zeros(len(given), dtype=torch.int64)
+    for i in _unsound(m2, square, plan.count):
+        if square[i] == 0 and not given[i].any():
+            continue  # a gradient of zeros is all it seems
+        again = reference.tensor_stats(given[i], 1, extremes=False)
+        mean[i], m2[i], nonfinite[i] = again.mean[0], again.m2[0], again.nonfinite[0]
+    if not extremes:
+        return Stats(mean, m2, nonfinite, None, None)
+    low, high = zip(*(tensor.aminmax() for tensor in given), strict=True)
+    return Stats(mean, m2, nonfinite, torch.stack(low).double(), torch.stack(high).double())
 
 
-def _packed(tensors: list[Tensor], plan: _Plan) -> Tensor:
-    """All small tensors at once, two passes in float64."""
-    flat = torch.cat([as_rows(tensor, 1)[0] for tensor in tensors])
-    values = flat.take(plan.index).double()
-    mean = (values * plan.weight).sum(1) / plan.packed_count
-    spread = (values - mean[:, None]).mul_(plan.weight)
-    m2 = torch.linalg.vecdot(spread, spread)
-    low, high = values.aminmax(dim=1)
-    nonfinite = torch.zeros_like(mean)
-    if not all(map(_finite, m2.tolist())):
-        nonfinite = ((~torch.isfinite(values)) * plan.weight).sum(1)
-        m2 = torch.where(nonfinite > 0, torch.nan, m2)
-    return torch.stack([mean, m2, low, high, nonfinite])
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0
-
-
-def _single(tensors: list[Tensor], count: Tensor) -> Tensor:
-    """One segment a tensor: float32 sums, repaired in float64 where they do not suffice."""
-    sums, squares, lows, highs = [], [], [], []
-    for tensor in tensors:
-        flat = as_rows(tensor, 1)[0]
-        if flat.dtype not in (torch.float32, torch.float64):
-            flat = flat.float()
-        low, high = flat.aminmax()
-        sums.append(flat.sum())
-        squares.append(_sum_of_squares(flat))
-        lows.append(low)
-        highs.append(high)
-    total, square, low, high = (
-        torch.stack([*sums, *squares, *lows, *highs]).double().view(4, len(tensors)).unbind()
-    )
-    mean = total / count
-    m2 = square - total * mean
-    result = torch.stack([mean, m2, low, high, torch.zeros_like(mean)])
+def _unsound(m2: Tensor, square: Tensor, count: Tensor | int) -> list[int]:
+    """Where float32 sums do not suffice."""
     sound = (m2 > CANCELLED * square) & (square > 1e-30 * count) & (square < 1e38)
     flags = sound.tolist()
-    if not all(flags):
-        for i, fine in enumerate(flags):
-            if not fine and not (low[i] == 0 and high[i] == 0):
-                again = reference.tensor_stats(tensors[i], 1)
-                result[:, i] = torch.cat(again)
-    return result
+    return [] if all(flags) else [i for i, fine in enumerate(flags) if not fine]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    flat = tensor.view(-1) if tensor.is_contiguous() else as_rows(tensor, 1)[0]
+    return flat if flat.dtype == torch.float32 else flat.float()
 
 
 def _sum_of_squares(flat: Tensor) -> Tensor:
-    if len(flat) < LONG:
+    if flat.numel() <= LONG:
         return torch.dot(flat, flat)
-    whole = len(flat) - len(flat) % BLOCK
-    norms = torch.linalg.vector_norm(flat[:whole].view(-1, BLOCK), dim=1).double()
-    rest = flat[whole:]
-    return torch.dot(norms, norms) + torch.dot(rest, rest)
+    return torch.stack([torch.dot(part, part) for part in flat.split(LONG)]).double().sum()
 
 
-def _rows(tensor: Tensor, rows: int) -> Tensor:
-    """One tensor cut into rows, or a sparse one."""
-    if tensor.layout == torch.strided and tensor.dtype == torch.float32:
-        values = as_rows(tensor, rows)
-        total = values.sum(1).double()
-        square = torch.linalg.vector_norm(values, dim=1).double().square()
-        low, high = values.aminmax(dim=1)
-        count = values.shape[1]
-        mean = total / count
-        m2 = square - total * mean
-        sound = (m2 > CANCELLED * square) & (square > 1e-30 * count) & (square < 1e38)
-        if all(sound.tolist()):
-            zero = torch.zeros_like(mean)
-            return torch.stack([mean, m2, low.double(), high.double(), zero])
-    return torch.stack([vector.double() for vector in reference.tensor_stats(tensor, rows)])
+def _rows(tensor: Tensor, rows: int, extremes: bool) -> Stats:
+    """One tensor cut into rows, a sparse one, or one in float64."""
+    if tensor.layout != torch.strided or tensor.dtype != torch.float32:
+        return reference.tensor_stats(tensor, rows, extremes)
+    values = as_rows(tensor, rows)
+    count = values.shape[1]
+    total = values.sum(1).double()
+    square = torch.linalg.vector_norm(values, dim=1).double().square()
+    mean = total / count
+    m2 = square - total * mean
+    if _unsound(m2, square, count) and values.any():
+        return reference.tensor_stats(tensor, rows, extremes)
+    nonfinite = torch.zeros(rows, dtype=torch.int64)
+    if not extremes:
+        return Stats(mean, m2, nonfinite, None, None)
+    low, high = values.aminmax(dim=1)
+    return Stats(mean, m2, nonfinite, low.double(), high.double())

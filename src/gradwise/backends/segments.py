@@ -1,7 +1,6 @@
 """What the backends share: the shape of their answer and views of tensors as rows of values."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +14,9 @@ class Stats(NamedTuple):
 
     mean: Tensor
     m2: Tensor
-    min: Tensor
-    max: Tensor
     nonfinite: Tensor  # int64
+    min: Tensor | None  # None where extremes were not asked for
+    max: Tensor | None
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -33,7 +32,8 @@ def as_rows(tensor: Tensor, rows: int) -> Tensor:
     """
     values = real_view(tensor.resolve_conj() if tensor.is_complex() else tensor)
     if not values.is_contiguous():
-        order = sorted(range(values.dim()), key=lambda d: -values.stride(d))
+        strides = values.stride()
+        order = sorted(range(values.dim()), key=lambda d: -strides[d])
         if rows == 1 or order[0] == 0:
             values = values.permute(order)
     return values.reshape(rows, -1)
@@ -48,3 +48,24 @@ def sparse_values(tensor: Tensor) -> tuple[Tensor, int]:
     values = real_view(stored).reshape(1, -1)
     implied = tensor.numel() * (2 if tensor.is_complex() else 1) - values.shape[1]
     return values, implied
+
+
+def join(parts: Sequence[Stats], device: torch.device, extremes: bool) -> Stats:
+    """The statistics of several runs of segments as one."""
+    if not parts:
+        return empty_stats(0, device, extremes)
+    mean, m2, nonfinite, low, high = zip(*parts, strict=True)
+    return Stats(
+        torch.cat(mean),
+        torch.cat(m2),
+        torch.cat(nonfinite),
+        torch.cat(low) if extremes else None,
+        torch.cat(high) if extremes else None,
+    )
+
+
+def empty_stats(rows: int, device: torch.device, extremes: bool) -> Stats:
+    """Zeros for segments without values."""
+    zero = torch.zeros(rows, dtype=wide_dtype(device), device=device)
+    none = torch.zeros(rows, dtype=torch.int64, device=device)
+    return Stats(zero, zero, none, zero if extremes else None, zero if extremes else None)

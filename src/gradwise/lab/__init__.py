@@ -1,0 +1,1 @@
+"""Comparing methods fairly: data, models, trials, the runner and the statistics."""
