@@ -19,6 +19,12 @@ settings.register_profile(
 settings.load_profile("gradwise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded data goes to a temporary folder, also from processes that tests start."""
+    os.environ["GRADWISE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -113,7 +113,7 @@ class Autoscale(Transform):
         (tensor([[-1.,  1.]]), 1.0)
         >>> (burst,), state = Autoscale().update([torch.tensor([[100.0, 300.0]])], state)
         >>> burst, round(state["alpha"].item(), 6)
-        (tensor([[-1.,  1.]]), 0.01)
+        (tensor([[-1.0000,  1.0000]]), 0.01)
     """
 
     def __init__(self, rule: Rule = "trend") -> None:
@@ -140,10 +140,9 @@ class Autoscale(Transform):
         layout = moments_t.layout
         if not any(layout.eligible):
             return Affine(), state
-        on = layout.mask(layout.eligible, moments.device, torch.bool)
-        sum_of_squares = torch.where(on, moments_t.m2, 0.0).sum()
-        sigma = (sum_of_squares / max(layout.eligible_numel, 1)).sqrt()
-        sound = torch.isfinite(sigma) & (sigma > 0)
+        on = layout.mask(layout.eligible, moments.device, moments_t.m2.dtype)
+        sigma = (torch.dot(moments_t.m2, on) / max(layout.eligible_numel, 1)).sqrt()
+        sound = (sigma > 0) & (sigma < torch.inf)  # False for NaN
         log_sigma = torch.where(sound, sigma, 1.0).log()
         step = state["step"] + 1
         memory = torch.where(state["step"] == 0, log_sigma, state["memory"])

@@ -1,0 +1,141 @@
+"""`gradwise doctor`: what gradwise sees on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import click
+
+PACKAGES = ("torch", "numpy", "pyarrow", "scipy", "scikit-learn", "rich", "click", "jinja2")
+
+
+@click.command(short_help="Show versions, devices, backends and data that gradwise sees.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Also look for data sets here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(data_dir: Path | None, as_json: bool) -> int:
+    """Show what gradwise sees: torch, devices and their types, backends, data sets.
+
+    Exits with 1 where something that was found does not work.
+    """
+    from gradwise.cli.output import print_json
+
+    versions, devices, backends, data = _versions(), _devices(), _backends(), _data(data_dir)
+    problems = [
+        f"{row.get('device') or row.get('name')}: {row['problem']}"
+        for row in (*devices, *data)
+        if row["problem"]
+    ]
+    if as_json:
+        facts = {"versions": versions, "devices": devices, "backends": backends, "data": data}
+        print_json({**facts, "problems": problems})
+    else:
+        _print("versions", [{"package": p, "version": v} for p, v in versions.items()])
+        _print("devices", devices)
+        _print("backends", backends)
+        _print("data", data)
+        for line in problems:
+            click.secho(line, fg="red")
+    return 1 if problems else 0
+
+
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from gradwise.cli.output import console
+
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    columns = [name for name in rows[0] if name != "problem" or any(row[name] for row in rows)]
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(row[column])) for column in columns))
+    console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _versions() -> dict[str, str]:
+    from gradwise._version import __version__
+
+    found = {"gradwise": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    names = ["cpu"]
+    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [_device(name) for name in names]
+
+
+def _device(name: str) -> dict[str, Any]:
+    """Measure and transform a small gradient in every type, to see that it works there."""
+    import torch
+
+    import gradwise as gw
+    from gradwise.lab.settings import cores
+
+    kind = torch.device(name).type
+    dtypes, problem = [], None
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        try:
+            grad = torch.ones(2, 2, device=name).to(dtype)
+            gw.transforms.Autoscale().update([grad])
+            dtypes.append(str(dtype).removeprefix("torch."))
+        except (RuntimeError, TypeError) as error:
+            if dtype == torch.float32:
+                problem = str(error).splitlines()[0]
+    about = f"{cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    if kind == "cuda":
+        about = torch.cuda.get_device_name(name)
+    return {"device": name, "about": about, "types": dtypes, "problem": problem}
+
+
+def _backends() -> list[dict[str, Any]]:
+    import torch
+
+    from gradwise import backends
+
+    forced = os.environ.get(backends.ENVIRONMENT_VARIABLE)
+    rows = []
+    for name in backends.available():
+        used = [d for d in ("cpu", "cuda") if backends.choose(torch.device(d), None) == name]
+        note = f"forced by {backends.ENVIRONMENT_VARIABLE}" if forced == name else ""
+        rows.append({"backend": name, "used on": used, "note": note})
+    return rows
+
+
+def _data(data_dir: Path | None) -> list[dict[str, Any]]:
+    from gradwise.errors import UserError
+    from gradwise.lab.data import available, load
+
+    rows: list[dict[str, Any]] = []
+    for name in available():
+        if name != "digits" and data_dir is None:
+            about = "needs --data-dir"
+            rows.append({"name": name, "about": about, "problem": None})
+            continue
+        try:
+            rows.append({"name": name, "about": str(load(name, data_dir)), "problem": None})
+        except UserError as error:
+            missing = name != "digits" and ("no " in str(error) or "found" in str(error))
+            about = str(error) if missing else ""
+            rows.append({"name": name, "about": about, "problem": None if missing else str(error)})
+    return rows

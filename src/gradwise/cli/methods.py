@@ -1,0 +1,54 @@
+"""`gradwise methods`: what there is to choose from, and where it comes from."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="List the methods with paper, equation and a line on each.")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods(name: str | None, as_json: bool) -> None:
+    r"""List the methods that `gradwise compare --methods` takes, or tell all about one.
+
+    \b
+    How sure the form of a method is:
+      [V]  seen in the paper or its authors' code    [D]  derived or checked numerically
+      [V2] seen in a secondary source                [R]  recalled from the literature
+      [X]  this library's reconstruction
+    """
+    import inspect
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from gradwise.cli.output import console, print_json
+    from gradwise.registry import lookup
+    from gradwise.registry import methods as known
+
+    chosen = [lookup(name)] if name else list(known().values())
+    if as_json:
+        fields = ("name", "kind", "summary", "paper", "url", "equation", "tag")
+        print_json(
+            [{**{f: getattr(m, f) for f in fields}, "signature": m.signature()} for m in chosen]
+        )
+        return
+    screen = console()
+    if name:
+        method = chosen[0]
+        screen.print(Text(method.signature(), style="bold"))
+        screen.print(Text(f"{method.paper}, {method.url}, {method.equation}, {method.tag}\n"))
+        screen.print(Text(inspect.getdoc(method.factory) or method.summary))
+        return
+    table = Table(pad_edge=False, show_lines=False)
+    for column in ("method", "what it does", "paper", "equation", "tag"):
+        table.add_column(column, overflow="fold")
+    for method in chosen:
+        cells = (method.name, method.summary, method.paper, method.equation, method.tag)
+        table.add_row(*map(Text, cells))
+    screen.print(table)
+    screen.print(
+        "Plain torch optimizers (sgd, adamw, ...) are methods as well, and methods join with +, "
+        "as adamw+center+clip. One in full: gradwise methods NAME",
+        style="dim",
+    )

@@ -1,0 +1,203 @@
+"""What a comparison is asked to do, checked before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradwise.errors import UserError
+from gradwise.lab.augment import SETTINGS as AUGMENTATIONS
+from gradwise.lab.methods import DEFAULT_LR, check_optimizer
+
+SCHEDULES = ("cosine", "step", "constant")
+AMP_MODES = ("auto", "off", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a trial's numbers, but the method and the seed.
+
+    Attributes:
+        data: built-in name or `module:function`.
+        data_dir: folder of the data set's files, or None.
+        model: built-in name or `module:function`.
+        epochs: passes over the training set.
+        batch_size: rows a step; an incomplete last batch is left out.
+        optimizer: name of a torch optimizer, under every method that is a transform.
+        lr: peak learning rate; None takes the optimizer's usual one.
+        momentum: of optimizers that have one.
+        weight_decay: as the optimizer means it.
+        schedule: "cosine" to 0, "step" (a tenth after 50 % and again after 75 %), "constant".
+        warmup_epochs: epochs of linear increase from 0.
+        augment: "none", "standard" or "strong".
+        limit_train: use only that many training rows.
+        limit_test: use only that many test rows.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        amp: "auto" (bfloat16 on a GPU that has it, float16 on an older one), "off", "bf16", "fp16".
+        threads: CPU threads a trial; part of the settings because sums depend on it.
+        record_every: steps between two records of the gradients' dynamics; 0 records nothing.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    model: str = "digits-resnet"
+    epochs: int = 15
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    augment: str = "standard"
+    limit_train: int | None = None
+    limit_test: int | None = None
+    device: str = "auto"
+    amp: str = "auto"
+    threads: int = 1
+    record_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
+        for name, choices in (
+            ("schedule", SCHEDULES),
+            ("augment", AUGMENTATIONS),
+            ("amp", AMP_MODES),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"expected {name} to be one of {', '.join(choices)}, "
+                    f"got {name}={getattr(self, name)!r}"
+                )
+        for name, low in (("epochs", 1), ("batch_size", 2), ("threads", 1), ("record_every", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"expected {name} >= {low}, got {name}={getattr(self, name)}")
+        if self.lr is not None and not self.lr > 0:
+            raise UserError(f"expected lr > 0, got lr={self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"expected 0 <= momentum < 1, got momentum={self.momentum}")
+        for name in ("weight_decay", "warmup_epochs"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"expected {name} >= 0, got {name}={getattr(self, name)}")
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"expected warmup_epochs <= epochs={self.epochs}, "
+                f"got warmup_epochs={self.warmup_epochs}"
+            )
+        resolve_device(self.device)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `config.json` holds them; `data_dir` is absolute."""
+        values = asdict(self)
+        if self.data_dir is not None:
+            values["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """The settings that `to_dict` wrote; unknown keys are a newer version's."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"unknown setting {unknown[0]!r}: written by a newer gradwise?")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"settings are not valid: {error}") from error
+
+    def learning_rate(self, optimizer: str) -> float:
+        """The peak learning rate under an optimizer."""
+        return self.lr if self.lr is not None else DEFAULT_LR.get(optimizer, 1e-3)
+
+
+# What a data set is usually trained with; the user's own data has to name its model.
+_USUAL: dict[str, dict[str, Any]] = {
+    "digits": {"model": "digits-resnet", "epochs": 15, "batch_size": 64},
+    "cifar10": {"model": "resnet20", "epochs": 30, "batch_size": 128},
+    "cifar100": {"model": "resnet20", "epochs": 30, "batch_size": 128},
+    "fashion-mnist": {"model": "resnet20", "epochs": 15, "batch_size": 128},
+    "mnist": {"model": "resnet20", "epochs": 5, "batch_size": 128},
+}
+
+
+def settings_for(data: str, given: dict[str, Any]) -> Settings:
+    """Settings with the usual model, epochs and batch size for a data set where none are given.
+
+    Args:
+        data: built-in name or `module:function`.
+        given: other settings; None stands for the usual value.
+
+    Raises:
+        UserError: where a value is out of its bounds, or the user's own data comes without a model.
+    """
+    told = {key: value for key, value in given.items() if value is not None}
+    if ":" in data and "model" not in told:
+        raise UserError(f"data {data!r} is your own, so name a model as well, such as model='mlp'")
+    return Settings(**{"data": data, **_USUAL.get(data, {}), **told})
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that a name stands for.
+
+    Raises:
+        UserError: where there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from "5" (0 to 4) or "3,7,11".
+
+    Raises:
+        UserError: where the text is neither, or names a seed twice.
+
+    Examples:
+        >>> parse_seeds("3"), parse_seeds("4,9")
+        ([0, 1, 2], [4, 9])
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or any(n < 0 for n in numbers) or numbers == [0] or text.strip() == "":
+        raise UserError(f"expected seeds to be a number >= 1 or a list such as 0,1,2, got {text!r}")
+    if "," not in text:
+        return list(range(numbers[0]))
+    if len(set(numbers)) != len(numbers):
+        raise UserError(f"expected every seed once, got seeds={text}")
+    return numbers
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_names(what: str, names: Sequence[str]) -> None:
+    """Every name once, at least one.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if not names:
+        raise UserError(f"expected at least one of {what}, got none")
+    for name in names:
+        if list(names).count(name) > 1:
+            raise UserError(f"expected every one of {what} once, got {name!r} twice")

@@ -1,0 +1,147 @@
+"""From the trials' results to `summary.json`: intervals, comparisons, fairness, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradwise._version import __version__
+from gradwise.lab.methods import Arm
+from gradwise.lab.runner import Job
+from gradwise.lab.statistics import compare, mean_ci
+
+PACKAGES = ("torch", "numpy", "scipy", "statsmodels", "scikit-learn", "pyarrow")
+
+
+def summarise(
+    out: Path,
+    config: dict[str, Any],
+    arms: Sequence[Arm],
+    jobs: Sequence[Job],
+    failed: Mapping[Job, str],
+    test_rows: int,
+) -> dict[str, Any]:
+    """Everything `summary.json` holds.
+
+    Args:
+        out: the comparison's folder, for relative paths.
+        config: as in `config.json`.
+        arms: the methods.
+        jobs: all trials, finished or not.
+        failed: why trials have no result.
+        test_rows: rows in the test set; accuracies are multiples of its inverse.
+    """
+    results = {job: job.result() for job in jobs}
+    accuracy: dict[str, dict[int, float]] = {arm.name: {} for arm in arms}
+    for job, result in results.items():
+        if result is not None:
+            accuracy[job.method][job.seed] = float(result["test_accuracy"])
+    comparisons = compare(config["baseline"], accuracy, resolution=1.0 / test_rows)
+    return {
+        "format": 1,
+        "baseline": config["baseline"],
+        "methods": {
+            arm.name: _method(
+                out, arm, {j: r for j, r in results.items() if j.method == arm.name}, failed
+            )
+            for arm in arms
+        },
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "fairness": _fairness(results),
+        "notes": _notes(config, arms),
+        "config": config,
+        "versions": _versions(results),
+        "finished": all(result is not None for result in results.values()),
+    }
+
+
+def _method(
+    out: Path, arm: Arm, results: Mapping[Job, dict[str, Any] | None], failed: Mapping[Job, str]
+) -> dict[str, Any]:
+    done = [result for result in results.values() if result is not None]
+    values = [None if r is None else float(r["test_accuracy"]) for r in results.values()]
+    present = [value for value in values if value is not None]
+    mean, interval = mean_ci(present) if present else (None, None)
+
+    def average(key: str) -> dict[str, float | None]:
+        numbers = [float(r[key]) for r in done if r.get(key) is not None]
+        return {"mean": sum(numbers) / len(numbers) if numbers else None}
+
+    return {
+        "test_accuracy": {"values": values, "mean": mean, "ci95": interval},
+        "seeds": [job.seed for job in results],
+        "status": [
+            result["status"] if result is not None else "failed" if job in failed else "missing"
+            for job, result in results.items()
+        ],
+        "failures": {str(job.seed): reason for job, reason in failed.items() if job in results},
+        "wall_time_s": average("wall_time_s"),
+        "samples_per_s": average("samples_per_s"),
+        "peak_memory_bytes": average("peak_memory_bytes"),
+        "skipped": sum(int(r["skipped"]) for r in done),
+        "learning_rate": done[0]["learning_rate"] if done else None,
+        "folder": [str(job.folder.relative_to(out)) for job in results],
+        "summary": arm.summary,
+        "paper": arm.paper,
+        "url": arm.url,
+        "tag": arm.tag,
+    }
+
+
+def _fairness(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, Any]:
+    """Whether all methods began with the same weights and saw the same batches, seed by seed."""
+    differences = []
+    equal = {"init_checksum": True, "batches_checksum": True}
+    for seed in sorted({job.seed for job in results}):
+        same_seed = {j.method: r for j, r in results.items() if j.seed == seed and r is not None}
+        for key in equal:
+            # A trial that diverged stopped early: it saw fewer batches.
+            seen = {
+                method: result[key]
+                for method, result in same_seed.items()
+                if key == "init_checksum" or result["status"] == "finished"
+            }
+            if len(set(seen.values())) > 1:
+                equal[key] = False
+                differences.append(f"seed {seed}: {key} differs between {', '.join(seen)}")
+    return {**{f"{key}_equal": value for key, value in equal.items()}, "differences": differences}
+
+
+def _notes(config: dict[str, Any], arms: Sequence[Arm]) -> list[str]:
+    notes = []
+    rates = config["settings"]["lr"]
+    transformed = [arm for arm in arms if arm.transform.transforms]
+    if transformed:
+        told = (
+            "its optimizer's usual learning rate" if rates is None else f"learning rate {rates:g}"
+        )
+        notes.append(
+            f"Every method ran with {told}; none was tuned. Methods that change the scale of the "
+            "gradient may want another one."
+        )
+    if len(config["seeds"]) < 5:
+        notes.append(
+            f"{len(config['seeds'])} seeds find only large differences; "
+            "'no difference detected' does not mean that there is none."
+        )
+    return notes
+
+
+def _versions(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, str]:
+    versions = {"gradwise": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = {result["device"] for result in results.values() if result is not None}
+    versions["device"] = ", ".join(sorted(devices)) or "none"
+    versions["cpu"] = torch.backends.cpu.get_cpu_capability()
+    versions["platform"] = platform.platform(terse=True)
+    return versions

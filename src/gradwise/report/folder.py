@@ -1,0 +1,196 @@
+"""A compare run as it lies on the disk: what was asked for, what has come out, what is missing."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradwise.errors import UserError
+from gradwise.report.values import read_object, whole
+
+__all__ = ["STATUSES", "CompareRun", "Trial", "read_run"]
+
+STATUSES = ("finished", "diverged", "failed", "missing")
+"""What can have become of a trial; "missing" has not been run, or not to its end."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: one method with one seed.
+
+    Attributes:
+        method: the method's name.
+        seed: the seed.
+        status: one of `STATUSES`.
+        folder: where its files are; None where it has none.
+        result: what `result.json` holds; empty where it is not there.
+    """
+
+    method: str
+    seed: int
+    status: str
+    folder: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def watch(self) -> Path | None:
+        """The folder with the gradients' dynamics, if there is one."""
+        if self.folder is None or not (self.folder / "watch").is_dir():
+            return None
+        return self.folder / "watch"
+
+
+@dataclass(frozen=True)
+class CompareRun:
+    """What a run folder holds.
+
+    Attributes:
+        path: the folder.
+        config: the content of `config.json`.
+        summary: the content of `summary.json`; empty while there is none.
+        methods: their names, in the order they were asked for.
+        seeds: in the order they were asked for.
+        baseline: name of the method that the others are compared with.
+        trials: by method, in the order of `seeds`.
+        troubles: sentences on what could not be read.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    baseline: str
+    trials: Mapping[str, tuple[Trial, ...]]
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every trial was trained with, by name."""
+        return _object(self.config.get("settings"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to be run."""
+        return self.summary.get("finished") is True
+
+    def facts(self, method: str) -> dict[str, Any]:
+        """What the summary says about one method; empty where it says nothing.
+
+        Args:
+            method: its name.
+        """
+        return _object(_object(self.summary.get("methods")).get(method))
+
+    def all_trials(self) -> Iterator[Trial]:
+        """Every trial, method by method."""
+        for trials in self.trials.values():
+            yield from trials
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def read_run(path: Path) -> CompareRun:
+    """Read a run folder; what is missing in it is told by the result, not by an error.
+
+    Args:
+        path: the folder that `gradwise compare` wrote.
+
+    Raises:
+        UserError: where it is no folder of a compare run, or its `config.json` or
+            `summary.json` is damaged or was written by a newer version.
+    """
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise UserError(f"expected the folder of a compare run, but {path} {what}")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} is not the folder of a compare run: it has no config.json")
+    config = read_object(path / "config.json")
+    summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
+    methods, seeds, baseline = _asked(path / "config.json", config)
+    troubles: list[str] = []
+    found = _scan(path, troubles)
+    facts = _object(summary.get("methods"))
+    trials = {
+        method: tuple(
+            _trial(path, method, seed, at, _object(facts.get(method)), found)
+            for at, seed in enumerate(seeds)
+        )
+        for method in methods
+    }
+    return CompareRun(path, config, summary, methods, seeds, baseline, trials, tuple(troubles))
+
+
+def _asked(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], str]:
+    """The methods, the seeds and the baseline of a configuration."""
+    methods, seeds = config.get("methods"), config.get("seeds")
+    baseline = config.get("baseline")
+    if (
+        not isinstance(methods, list)
+        or not methods
+        or not all(isinstance(name, str) for name in methods)
+    ):
+        raise UserError(f"{path} is damaged: expected methods to be a list of names")
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(whole(seed) is not None for seed in seeds)
+    ):
+        raise UserError(f"{path} is damaged: expected seeds to be a list of whole numbers >= 0")
+    if len(set(methods)) < len(methods) or len(set(seeds)) < len(seeds):
+        raise UserError(f"{path} is damaged: a method or a seed appears twice")
+    if not isinstance(baseline, str) or baseline not in methods:
+        raise UserError(f"{path} is damaged: expected baseline to be one of the methods")
+    return tuple(methods), tuple(seeds), baseline
+
+
+def _scan(path: Path, troubles: list[str]) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
+    """The results that lie in the folder, by method and seed."""
+    found = {}
+    for file in sorted(path.glob("trials/*/seed-*/result.json")):
+        try:
+            result = read_object(file)
+        except UserError as error:
+            troubles.append(str(error))
+            continue
+        method, seed = result.get("method"), whole(result.get("seed"))
+        if not isinstance(method, str) or seed is None:
+            troubles.append(f"{file} is damaged: it does not say which method and seed it is of")
+            continue
+        found[method, seed] = file.parent, result
+    return found
+
+
+def _trial(
+    path: Path,
+    method: str,
+    seed: int,
+    at: int,
+    facts: Mapping[str, Any],
+    found: Mapping[tuple[str, int], tuple[Path, dict[str, Any]]],
+) -> Trial:
+    folder, result = found.get((method, seed), (_folder(path, facts.get("folder"), at), {}))
+    status = _at(facts.get("status"), at)
+    if status not in STATUSES or (status == "missing" and result):
+        # A summary written before this trial ended knows less than the trial's own result.
+        status = str(result.get("status", "finished")) if result else "missing"
+    return Trial(method, seed, status if status in STATUSES else "failed", folder, result)
+
+
+def _folder(path: Path, named: object, at: int) -> Path | None:
+    """The folder of a trial without a result, where the summary names one inside the run."""
+    name = _at(named, at)
+    if not isinstance(name, str) or not name:
+        return None
+    with contextlib.suppress(OSError, ValueError):  # e.g. a null byte in the name
+        folder = (path / name).resolve()
+        if folder.is_relative_to(path.resolve()) and folder.is_dir():
+            return folder
+    return None
+
+
+def _at(value: object, at: int) -> object:
+    return value[at] if isinstance(value, list) and at < len(value) else None

@@ -1,0 +1,136 @@
+"""The answer in sentences: what was found, and what to beware of."""
+
+from collections.abc import Sequence
+
+from gradwise.report.folder import CompareRun
+from gradwise.report.tables import MethodRow
+from gradwise.report.values import text, whole
+from gradwise.report.words import join, plural
+
+__all__ = ["headline", "sentences", "title", "warnings_of"]
+
+
+def title(run: CompareRun) -> str:
+    """What was trained on what, as far as the settings tell.
+
+    Args:
+        run: the compare run.
+    """
+    model, data = (run.settings.get(name) for name in ("model", "data"))
+    named = [name for name in (model, data) if isinstance(name, str) and name]
+    return " on ".join(named) if named else run.path.resolve().name
+
+
+def headline(run: CompareRun, rows: Sequence[MethodRow]) -> str:
+    """The answer in one sentence.
+
+    Args:
+        run: the compare run.
+        rows: the rows of its methods.
+    """
+    others = [row for row in rows if not row.baseline]
+    if not others:
+        return f"Only the baseline {run.baseline} was run, so there is nothing to compare."
+    judged = [row for row in others if row.verdict]
+    if not judged:
+        return "There is no comparison yet."
+    better = [row.name for row in judged if row.verdict == "better"]
+    worse = [row.name for row in judged if row.verdict == "worse"]
+    rest = len(judged) - len(better) - len(worse)
+    parts = []
+    if better:
+        parts.append(f"{join(better)} {_was(better)} better than {run.baseline}")
+    if worse:
+        than = "" if better else f" than {run.baseline}"
+        parts.append(f"{join(worse)} {_was(worse)} worse{than}")
+    if not parts:
+        which = judged[0].name if len(judged) == 1 else f"any of the {len(judged)} other methods"
+        return f"No difference from {run.baseline} was detected for {which}."
+    if rest:
+        parts.append(f"for {plural(rest, 'other')} no difference was detected")
+    return "; ".join(parts) + "."
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def sentences(run: CompareRun, rows: Sequence[MethodRow]) -> list[tuple[str, str, str]]:
+    """One sentence a compared method: its verdict, its name and what the numbers are.
+
+    Args:
+        run: the compare run.
+        rows: the rows of its methods.
+    """
+    found = []
+    for row in rows:
+        compared = row.comparison
+        if row.baseline or compared is None or not compared.verdict:
+            continue
+        words = f"{row.difference} points of test accuracy against {run.baseline}"
+        details = []
+        if compared.ci95 is not None:
+            details.append(f"95 % interval {row.difference_ci}")
+        if compared.p is not None:
+            shown = row.p if row.p.startswith("<") else f"= {row.p}"
+            details.append(f"corrected p {shown}")
+        if details:
+            words += f" ({', '.join(details)})"
+        note = f"; {compared.note}" if compared.note else ""
+        found.append((compared.verdict, row.name, f"{words}{note}."))
+    return found
+
+
+def warnings_of(run: CompareRun, troubles: Sequence[str] = ()) -> list[str]:
+    """What a reader must know before believing the numbers, the gravest first.
+
+    Args:
+        run: the compare run.
+        troubles: sentences on what could not be read.
+    """
+    found = _unfair(run)
+    trials = list(run.all_trials())
+    missing = [trial for trial in trials if trial.status == "missing"]
+    if missing:
+        done = len(trials) - len(missing)
+        found.append(
+            f"This run is not complete: {done} of {plural(len(trials), 'trial')} are done. "
+            "Running the same command again does the rest."
+        )
+    elif not run.summary:
+        found.append("summary.json is missing, so there are no intervals and no verdicts.")
+    for trial in trials:
+        if trial.status == "diverged":
+            step = whole(trial.result.get("diverged_at_step"))
+            when = "" if step is None else f" at step {step}"
+            found.append(
+                f"{trial.method} with seed {trial.seed} diverged{when}: its loss was no longer "
+                "finite. It counts in the statistics with what it ended with."
+            )
+        elif trial.status == "failed":
+            found.append(
+                f"{trial.method} with seed {trial.seed} failed: it has no result and takes no "
+                "part in the statistics."
+            )
+    return found + [f"{one[:1].upper()}{one[1:].rstrip('.')}." for one in troubles]
+
+
+def _unfair(run: CompareRun) -> list[str]:
+    """Sentences on what was not the same for all methods within a seed."""
+    fairness = run.summary.get("fairness")
+    if not isinstance(fairness, dict):
+        return []
+    found = []
+    if fairness.get("init_checksum_equal") is False:
+        found.append(
+            "Not all methods started from the same weights within a seed: "
+            "differences may come from that."
+        )
+    if fairness.get("batches_checksum_equal") is False:
+        found.append(
+            "Not all methods saw the same batches within a seed: differences may come from that."
+        )
+    listed = fairness.get("differences")
+    if isinstance(listed, list):
+        found += [f"The trials differ: {text(one).rstrip('.')}." for one in listed]
+    return found
