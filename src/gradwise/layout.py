@@ -112,7 +112,6 @@ class Layout:
     def tensor_of_segment(self, device: torch.device) -> Tensor:
         """int64 [S]: the index of the tensor that each segment belongs to."""
 
-
         def values() -> list[int]:
             return [i for i, rows in enumerate(self.rows) for _ in range(rows)]
 
@@ -132,6 +131,13 @@ class Layout:
         if present == self.present:
             return self
         return self.cached(("only", present), lambda: replace(self, present=present, cache={}))
+
+    def of_params(self, dtypes: tuple[torch.dtype | None, ...]) -> Layout:
+        """The same segments for the parameters, which are dense where their gradients are not."""
+        dense = (True,) * len(self)
+        return self.cached(
+            ("params", dtypes), lambda: replace(self, dense=dense, dtypes=dtypes, cache={})
+        )
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made once a layout."""

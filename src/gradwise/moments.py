@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradwise import backends
 from gradwise.affine import Affine
+from gradwise.errors import UserError
 from gradwise.layout import Layout, Per, layout_of
 
 
@@ -183,7 +184,7 @@ def measure(
     names: Sequence[str] | None = None,
     *,
     per: Per = "tensor",
-    params: Sequence[Tensor] | None = None,
+    params: Sequence[Tensor | None] | None = None,
     backend: str | None = None,
     extremes: bool = True,
 ) -> Moments:
@@ -217,10 +218,34 @@ def measure(
     """
     layout = layout_of(tensors, names, per)
     moments = measure_layout(tensors, layout, backend, extremes)
-    if params is None:
-        return moments
-    of_params = layout_of(list(params), layout.names, per)
-    return replace(moments, params=measure_layout(list(params), of_params, backend, extremes))
+    return moments if params is None else with_params(moments, params, backend)
+
+
+def with_params(
+    moments: Moments, params: Sequence[Tensor | None], backend: str | None = None
+) -> Moments:
+    """The same moments with those of the parameters, in the same segments, as `params`.
+
+    Raises:
+        UserError: where there are not as many parameters as gradients, or shapes differ.
+    """
+    layout = moments.layout
+    if len(params) != len(layout):
+        raise UserError(
+            f"expected one parameter for each of the {len(layout)} gradients, got {len(params)}"
+        )
+    there: list[Tensor | None] = []
+    for name, shape, here, param in zip(
+        layout.names, layout.shapes, layout.present, params, strict=True
+    ):
+        if here and (param is None or param.shape != shape):
+            found = None if param is None else tuple(param.shape)
+            raise UserError(
+                f"expected parameter {name!r} of its gradient's shape {tuple(shape)}, got {found}"
+            )
+        there.append(param if here else None)
+    own = layout.of_params(tuple(None if p is None else p.dtype for p in there))
+    return replace(moments, params=measure_layout(there, own, backend, extremes=False))
 
 
 def measure_layout(

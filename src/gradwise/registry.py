@@ -21,6 +21,7 @@ from gradwise.errors import UserError
 Kind = Literal["transform", "optimizer"]
 T = TypeVar("T", bound=Callable[..., Any])
 
+
 @dataclass(frozen=True)
 class Method:
     """One method and where it comes from.
@@ -33,7 +34,7 @@ class Method:
         summary: one line.
         paper: authors, title, year.
         url: where to read it.
-        equation: number in the methods' specification or in the paper.
+        equation: what it computes; numbers are those of docs/methods.md.
         tag: how sure the form is: [V] seen in a primary source, [V2] in a secondary one, [D]
             derived, [R] recalled, [X] this library's reconstruction.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from gradwise.attach.checkpoint import CheckpointHooks
 from gradwise.attach.hook import StepHook
 from gradwise.errors import UserError
 from gradwise.layout import Layout, layout_of
-from gradwise.moments import Moments, measure_layout
+from gradwise.moments import Moments, measure_layout, with_params
 from gradwise.transforms import Autoscale, State, Transform, chain, decide
 
 Observer = Callable[["Attachment"], None]
@@ -147,9 +146,7 @@ class Attachment:
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))
         if self.transform.needs_params:
-            weights = [p if g is not None else None for p, g in zip(params, grads, strict=True)]
-            of_weights = layout_of(weights, layout.names, self.transform.per)
-            moments = replace(moments, params=measure_layout(weights, of_weights, extremes=False))
+            moments = with_params(moments, params)
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()

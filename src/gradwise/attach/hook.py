@@ -18,39 +18,31 @@ class StepHook:
     torch calls step hooks before the closure runs, so where there is a closure (Lightning, LBFGS)
     it is replaced by one that runs the function after it; LBFGS evaluates it several times a step,
     and each evaluation counts. A subclass whose `step` calls `super().step()` fires the hooks
-    twice; only the outer call counts.
+    twice; only the outer call counts. Which call is the outer one is read from the call stack and
+    remembered nowhere, so a step that raises leaves nothing behind.
 
     Args:
-        optimizer: where the hooks go.
+        optimizer: where the hook goes.
         run: called without arguments, gradients ready.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, run: Callable[[], None]) -> None:
         self._run = run
-        self._outer: FrameType | None = None  # of the step under way; None between steps
         # Compiled steps get exactly one graph break, here.
         before = torch.compiler.disable(self._before)  # type: ignore[no-untyped-call]
-        after = torch.compiler.disable(self._after)  # type: ignore[no-untyped-call]
-        self._handles = [
-            optimizer.register_step_pre_hook(before),
-            optimizer.register_step_post_hook(after),
-        ]
+        self._handle = optimizer.register_step_pre_hook(before)
 
     def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
+        """Take the hook off."""
+        self._handle.remove()
 
     def _before(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        frame = _step_frame()
-        # A step that raised leaves its frame behind; one that is still running is above us.
-        if self._outer is not None and self._outer is not frame and _is_running(self._outer, frame):
+        if _steps_under_way(optimizer) > 1:
             return None
-        self._outer = frame
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
+        if not callable(closure):  # None, or another thing that some optimizer's `step` takes
             self._run()
             return None
 
@@ -63,24 +55,17 @@ class StepHook:
             return (args[0], closure_then_run, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_run}
 
-    def _after(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if self._outer is _step_frame():
-            self._outer = None
 
-
-def _step_frame() -> FrameType | None:
-    """The frame of torch's wrapper around the `step` that called the hook."""
+def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
+    """How many of torch's wrappers around a `step` of this optimizer are on the call stack."""
+    count = 0
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") != _STEP_MODULE:
+    while frame is not None:
+        if (
+            frame.f_globals.get("__name__") == _STEP_MODULE
+            and "wrapper" in frame.f_code.co_name
+            and frame.f_locals.get("self") is optimizer
+        ):
+            count += 1
         frame = frame.f_back
-    return frame
-
-
-def _is_running(frame: FrameType, inner: FrameType | None) -> bool:
-    while inner is not None:
-        if inner is frame:
-            return True
-        inner = inner.f_back
-    return False
+    return count

@@ -86,10 +86,14 @@ def measure(
 
 
 def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> None:
-    """Map the tensors in place, `g <- scale * (g - shift)`, segment by segment."""
+    """Map the tensors in place, `g <- scale * (g - shift)`, segment by segment.
+
+    Where the backend that `choose` names for a device is "cpu", the map's numbers are read on the
+    host; with any other nothing waits for the device.
+    """
     devices = {tensor.device for tensor in tensors if tensor is not None}
-    if len(devices) <= 1:
-        apply_(tensors, affine, layout)
+    if len(devices) == 1:
+        apply_(tensors, affine, layout, on_host=choose(devices.pop()) == "cpu")
         return
     for device in devices:
         here = [t if t is not None and t.device == device else None for t in tensors]
@@ -97,4 +101,5 @@ def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> N
             None if v is None else v.to(device, non_blocking=True)
             for v in (affine.scale, affine.shift)
         )
-        apply_(here, Affine(scale, shift, affine.touched), layout)
+        part = Affine(scale, shift, affine.touched)
+        apply_(here, part, layout, on_host=choose(device) == "cpu")

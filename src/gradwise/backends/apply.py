@@ -12,33 +12,57 @@ from gradwise.errors import UserError
 from gradwise.layout import Layout, real_view
 
 _NATIVE = (torch.float32, torch.float64)
+IN_CACHE = 1 << 16  # values that a second pass still finds in a CPU cache
 
 
-def apply_(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> None:
-    """Map tensors of one device in place; see `gradwise.backends.apply`."""
+def apply_(
+    tensors: Sequence[Tensor | None], affine: Affine, layout: Layout, *, on_host: bool
+) -> None:
+    """Map tensors of one device in place; see `gradwise.backends.apply`.
+
+    Args:
+        tensors: one a layout entry; None where there is nothing to map.
+        affine: the map, on the tensors' device.
+        layout: of the tensors.
+        on_host: whether the map's numbers lie in host memory, where reading them waits for nothing.
+
+    Raises:
+        UserError: where a sparse tensor would be shifted; no tensor is changed then.
+    """
     if affine.is_identity:
         return
     touched = affine.touched or (True,) * len(layout)
     chosen = [i for i, tensor in enumerate(tensors) if tensor is not None and touched[i]]
+    for i in chosen:
+        if affine.shift is not None and not layout.dense[i]:
+            raise UserError(
+                f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
+                "so use a transform that only scales"
+            )
     whole, plain = [], []  # indices and real tensors that the multi-tensor route takes
     for i in chosen:
         tensor = tensors[i]
         assert tensor is not None
         if tensor.layout != torch.strided:
             _apply_sparse(tensor, affine, layout, i)
+        elif tensor.is_conj():  # a lazy conjugate has no view as pairs of reals
+            resolved = tensor.resolve_conj()
+            _apply_one(real_view(resolved), affine, layout, i)
+            tensor.copy_(resolved)
         elif layout.rows[i] > 1 or tensor.dtype not in _NATIVE:
             _apply_one(real_view(tensor), affine, layout, i)
         else:
             whole.append(i)
             plain.append(real_view(tensor))
     if plain:
-        _apply_many(plain, affine, layout, whole)
+        many = _apply_on_host if on_host else _apply_on_device
+        many(plain, affine, layout, whole)
 
 
-def _apply_many(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
-    if tensors[0].device.type == "cpu":
-        _apply_on_cpu(tensors, affine, layout, which)
-        return
+def _apply_on_device(
+    tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]
+) -> None:
+    """The map's numbers stay where they are: no branch may depend on them."""
     scale, shift = affine.scale, affine.shift
     if scale is not None and shift is not None:
         # One launch and one read and write a tensor instead of two: scale * g - scale * shift.
@@ -55,26 +79,27 @@ def _apply_many(tensors: list[Tensor], affine: Affine, layout: Layout, which: li
         torch._foreach_mul_(tensors, _pick(scale, layout, which))
 
 
-def _apply_on_cpu(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
+def _apply_on_host(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
     """The map's numbers lie in host memory: read them, and leave out what would change nothing."""
     scales = _floats(affine.scale, 1.0, layout, which)
     shifts = _floats(affine.shift, 0.0, layout, which)
-    if any(shifts):
+    if all(scale == 1.0 for scale in scales):
+        if any(shifts):
+            torch._foreach_sub_(tensors, shifts)
+    elif not any(shifts):
+        torch._foreach_mul_(tensors, scales)
+    else:
+        small = [i for i, tensor in enumerate(tensors) if tensor.numel() <= IN_CACHE]
+        if small:  # calls cost more than passes
+            torch._foreach_sub_([tensors[i] for i in small], [shifts[i] for i in small])
+            torch._foreach_mul_([tensors[i] for i in small], [scales[i] for i in small])
         for tensor, scale, shift in zip(tensors, scales, shifts, strict=True):
-            if scale == 1.0:
-                tensor.sub_(shift)
-            else:  # one pass: offset + scale * g, rounded once
+            if tensor.numel() > IN_CACHE:  # one pass: offset + scale * g, rounded once
                 offset = torch.tensor(-scale * shift, dtype=tensor.dtype)
                 torch.add(offset, tensor, alpha=scale, out=tensor)
-    elif len(set(scales)) > 1:
-        torch._foreach_mul_(tensors, scales)
-    elif scales[0] != 1.0:
-        torch._foreach_mul_(tensors, scales[0])
 
 
-def _floats(
-    vector: Tensor | None, default: float, layout: Layout, which: list[int]
-) -> list[float]:
+def _floats(vector: Tensor | None, default: float, layout: Layout, which: list[int]) -> list[float]:
     if vector is None:
         return [default] * len(which)
     if vector.dim() == 0:
@@ -116,11 +141,6 @@ def _apply_one(tensor: Tensor, affine: Affine, layout: Layout, i: int) -> None:
 
 
 def _apply_sparse(tensor: Tensor, affine: Affine, layout: Layout, i: int) -> None:
-    if affine.shift is not None:
-        raise UserError(
-            f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
-            "so use a transform that only scales"
-        )
     if affine.scale is not None:
         scale = affine.scale if affine.scale.dim() == 0 else affine.scale[layout.offsets[i]]
         values = tensor._values() if tensor.layout == torch.sparse_coo else tensor.values()

@@ -20,28 +20,32 @@ from gradwise.backends import reference
 from gradwise.backends.segments import Stats, as_rows, join
 from gradwise.layout import Layout, real_view
 
-SMALL = 1 << 14  # tensors of up to this many values are copied side by side
-BLOCK = 256  # values summed in float32
-LONG = 1 << 20  # values squared and summed in float32 by one call
-# Share of the sum of squares that has to be left after the mean is taken out. Block sums are good
-# to about 1e-7, so what is left is good to 1e-7 / 0.02 = 5e-6.
-CANCELLED = 0.02
+SMALL = 1 << 16  # tensors of up to this many values are copied side by side,
+SCRATCH = 1 << 20  # unless they are too many for a cache: then only
+TINY = 1 << 13  # those where a call costs more than the copy
+BLOCK = 256  # values of small tensors summed in float32
+LONG = 1 << 15  # from here on squares are summed in blocks
+LONG_BLOCK = 1024
+# Share of the sum of squares that has to be left after the mean is taken out, so that an error of
+# 3e-7 in the sum is at most 1e-6 in the variance.
+CANCELLED = 0.25
 
 
 class _Plan:
     """Which tensors are copied together and where; made once a layout."""
 
     def __init__(self, layout: Layout) -> None:
-        self.small: list[int] = []
-        self.large: list[int] = []
-        self.other: list[int] = []  # rows, sparse and float64 tensors
-        for i, numel in enumerate(layout.numels):
-            if not layout.present[i] or numel == 0:
-                continue
-            if layout.rows[i] > 1 or not layout.dense[i] or layout.dtypes[i] in _WIDE:
-                self.other.append(i)
-            else:
-                (self.small if numel <= SMALL else self.large).append(i)
+        numels = layout.numels
+        there = [i for i, numel in enumerate(numels) if layout.present[i] and numel > 0]
+        self.other = [  # rows, sparse and float64 tensors
+            i
+            for i in there
+            if layout.rows[i] > 1 or not layout.dense[i] or layout.dtypes[i] in _WIDE
+        ]
+        whole = [i for i in there if i not in set(self.other)]
+        limit = SMALL if sum(n for i in whole if (n := numels[i]) <= SMALL) <= SCRATCH else TINY
+        self.small = [i for i in whole if numels[i] <= limit]
+        self.large = [i for i in whole if numels[i] > limit]
         blocks = [-(-layout.numels[i] // BLOCK) for i in self.small]
         self.scratch = torch.zeros(sum(blocks), BLOCK)  # padding stays 0
         self.slots = []
@@ -95,8 +99,11 @@ def _main(tensors: list[Tensor | None], plan: _Plan, extremes: bool) -> Stats:
     if n_small:
         torch._foreach_copy_(plan.slots, given[:n_small])
         scratch = plan.scratch
-        blocks = torch.stack([scratch.sum(1), torch.linalg.vecdot(scratch, scratch)])
-        sums.index_add_(1, plan.of_block, blocks.double())
+        if scratch.numel() <= TINY:  # exact for small whole numbers, as people try first
+            squares = torch.linalg.vecdot(scratch, scratch).double()
+        else:  # twice as fast
+            squares = torch.linalg.vector_norm(scratch, dim=1).double().square_()
+        sums.index_add_(1, plan.of_block, torch.stack([scratch.sum(1), squares]))
     if n_small < len(given):
         large = []
         for tensor in given[n_small:]:
@@ -131,9 +138,15 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _sum_of_squares(flat: Tensor) -> Tensor:
-    if flat.numel() <= LONG:
+    numel = flat.numel()
+    if numel < LONG:
         return torch.dot(flat, flat)
-    return torch.stack([torch.dot(part, part) for part in flat.split(LONG)]).double().sum()
+    whole = numel - numel % LONG_BLOCK
+    norms = torch.linalg.vector_norm(flat[:whole].view(-1, LONG_BLOCK), dim=1).double()
+    square = torch.dot(norms, norms)
+    if whole < numel:
+        square += torch.dot(flat[whole:], flat[whole:])
+    return square
 
 
 def _rows(tensor: Tensor, rows: int, extremes: bool) -> Stats:

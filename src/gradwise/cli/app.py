@@ -22,12 +22,12 @@ OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gradwise")
 def cli() -> None:
-    r"""See your gradients, keep them in line, and prove what helps.
+    """See your gradients, keep them in line, and prove what helps.
 
     \b
     Try it, no data needed:
       gradwise compare --methods sgd,autoscale --seeds 3 --out runs/first
-    """
+    """  # noqa: D301 - a real backspace: click keeps the lines that follow
 
 
 for command in (compare, doctor, methods, report):

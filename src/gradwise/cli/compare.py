@@ -104,7 +104,7 @@ def compare(
     as_json: bool,
     **given: Any,
 ) -> int:
-    r"""Train several methods from the same weights on the same batches, and compare them.
+    """Train several methods from the same weights on the same batches, and compare them.
 
     Every method runs with every seed, each trial in a process of its own. The differences in test
     accuracy to the baseline are paired by seed; the table says of each method whether it is
@@ -118,7 +118,7 @@ def compare(
       gradwise compare --data cifar10 --data-dir ~/data --model resnet20 --epochs 30
       gradwise compare --optimizer adamw --methods "adamw,autoscale,clip(max_norm=0.5)"
       gradwise compare --data my_module:load --model my_module:net --out runs/mine
-    """
+    """  # noqa: D301 - a real backspace: click keeps the lines that follow
     from gradwise.cli.output import print_json
     from gradwise.cli.progress import follow
     from gradwise.cli.table import print_comparison

@@ -9,17 +9,17 @@ import click
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods(name: str | None, as_json: bool) -> None:
-    r"""List the methods that `gradwise compare --methods` takes, or tell all about one.
+    """List the methods that `gradwise compare --methods` takes, or tell all about one.
 
     \b
     How sure the form of a method is:
       [V]  seen in the paper or its authors' code    [D]  derived or checked numerically
       [V2] seen in a secondary source                [R]  recalled from the literature
       [X]  this library's reconstruction
-    """
+    """  # noqa: D301 - a real backspace: click keeps the lines that follow
     import inspect
 
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
     from gradwise.cli.output import console, print_json
@@ -40,13 +40,10 @@ def methods(name: str | None, as_json: bool) -> None:
         screen.print(Text(f"{method.paper}, {method.url}, {method.equation}, {method.tag}\n"))
         screen.print(Text(inspect.getdoc(method.factory) or method.summary))
         return
-    table = Table(pad_edge=False, show_lines=False)
-    for column in ("method", "what it does", "paper", "equation", "tag"):
-        table.add_column(column, overflow="fold")
     for method in chosen:
-        cells = (method.name, method.summary, method.paper, method.equation, method.tag)
-        table.add_row(*map(Text, cells))
-    screen.print(table)
+        screen.print(Text(f"{method.name}", style="bold"), Text(f"  {method.summary}"))
+        source = f"{method.equation}\n{method.paper}, {method.url}  {method.tag}"
+        screen.print(Padding(Text(source, style="dim"), (0, 0, 1, 4)))
     screen.print(
         "Plain torch optimizers (sgd, adamw, ...) are methods as well, and methods join with +, "
         "as adamw+center+clip. One in full: gradwise methods NAME",

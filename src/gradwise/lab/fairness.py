@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import torch
 from torch import Tensor, nn
 
-_PRIME = 1_000_003
+# Odd numbers with their bits well spread, so that products modulo 2^64 lose nothing.
+_STEP = -7046029254386353131  # 2^64 / golden ratio, as a signed number
+_PLACE = 6364136223846793005  # the multiplier of Knuth's 64-bit generator
+_TARGET = 1442695040888963407  # its increment
 
 
 def model_checksum(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers with their names, shapes and types."""
+    """SHA-256 of all parameters and buffers with their names, shapes and types.
+
+    Args:
+        model: on any device.
+    """
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
@@ -23,30 +31,58 @@ def model_checksum(model: nn.Module) -> str:
 class BatchChecksum:
     """A running checksum of batches as the model sees them, kept on the device.
 
-    Every batch adds the sum of its values' bits, taken as integers, and of its targets'; earlier
-    batches weigh in through a power of a prime, so order counts. Integers wrap around and do not
-    round: the same batches give the same number whatever sums them. One read a batch, no host sync.
+    The bits of all values, taken as integers, are added up image column by image column, weighed by
+    the row of the batch and the column, and so are the targets; earlier batches are weighed by the
+    number of later ones. So it matters which images come when, with which targets, shifted or
+    mirrored how. Integers wrap around and do not round: the same batches give the same number in
+    whatever order a device adds. One read a batch, no host sync.
 
     Args:
         device: where the batches are.
         value: where to go on from, as `value` gave it.
+
+    Examples:
+        >>> x, y = torch.eye(3), torch.tensor([0, 1, 2])
+        >>> sums = [BatchChecksum(x.device) for _ in range(3)]
+        >>> sums[0].add(x, y), sums[1].add(x, y), sums[2].add(x, y.flip(0))
+        (None, None, None)
+        >>> sums[0].value == sums[1].value, sums[0].value == sums[2].value
+        (True, False)
     """
 
     def __init__(self, device: torch.device, value: int = 0) -> None:
         self._value = torch.tensor(value, dtype=torch.int64, device=device)
+        self._weights = torch.empty(0, dtype=torch.int64, device=device)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take in one batch."""
-        self._value = self._value * _PRIME + _bits(inputs) * 31 + _bits(targets)
+        """Take in one batch.
+
+        Args:
+            inputs: `[B, ...]`, floating point.
+            targets: labels `[B]`, or a distribution over the classes in each row `[B, C]`.
+        """
+        values = _bits(inputs)
+        if values.dim() > 2:
+            values = values.sum(tuple(range(1, values.dim() - 1)), dtype=torch.int64)
+        self._value = self._value * _STEP + self._weighed(values)
+        self._value += self._weighed(_bits(targets)) * _TARGET
+
+    def _weighed(self, values: Tensor) -> Tensor:
+        flat = values.flatten()
+        if len(self._weights) < len(flat):
+            self._weights = torch.arange(1, len(flat) + 1, device=flat.device) * _PLACE
+        return (flat * self._weights[: len(flat)]).sum()
 
     @property
     def value(self) -> int:
-        """The checksum so far; asking waits for the device."""
+        """The checksum so far, signed 64 bits; asking waits for the device."""
         return int(self._value)
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point():
-        tensor = tensor.view(torch.int32) if tensor.element_size() == 4 else tensor.double()
-        tensor = tensor if tensor.dtype == torch.int32 else tensor.view(torch.int64)
-    return tensor.sum(dtype=torch.int64)
+    """The values as integers, equal where the values are equal bit by bit."""
+    if not tensor.is_floating_point():
+        return tensor
+    if tensor.element_size() == 4:
+        return tensor.view(torch.int32)
+    return tensor.double().view(torch.int64)  # exact for float16 and bfloat16

@@ -4,63 +4,75 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary neighbour, then put it in place in one step.
-
-    A crash or a full disk leaves the old file as it was.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from gradwise.watch.store.files import replace_file
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN and infinities become null, so that any reader takes it."""
-    text = json.dumps(finite(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    """Write JSON in one step: a crash or a full disk leaves the old file as it was.
+
+    NaN and infinities become null, so that any reader takes it.
+
+    Args:
+        path: the file; its folder must exist.
+        value: dicts, lists and plain values.
+
+    Raises:
+        OSError: where the system refuses.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.json"
+        >>> write_json(path, {"loss": float("nan"), "step": 3})
+        >>> read_json(path)
+        {'loss': None, 'step': 3}
+    """
+    replace_file(path, (to_json(value) + "\n").encode())
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def to_json(value: Any, *, ascii_only: bool = False) -> str:
+    """JSON as people read it, without NaN and infinities.
+
+    Args:
+        value: dicts, lists and plain values.
+        ascii_only: write other characters as escapes, for a stream that may not know them.
+    """
+    return json.dumps(finite(value), indent=2, allow_nan=False, ensure_ascii=ascii_only)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: the file.
+
     Raises:
         UserError: where the file is missing or is not one.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not valid JSON") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object, got {type(value).__name__}")
+        raise UserError(f"{path} is damaged: it holds no JSON object")
     return value
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities replaced by None, all the way down."""
+    """The value with NaN and infinities replaced by None, all the way down.
+
+    Args:
+        value: dicts, lists, tuples (which become lists) and plain values.
+
+    Examples:
+        >>> finite({"p": (0.5, float("inf"))})
+        {'p': [0.5, None]}
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

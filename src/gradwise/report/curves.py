@@ -1,7 +1,11 @@
-"""Curves over the seeds of a method: their mean and how far they spread."""
+"""Curves over the seeds of a method: their mean and how far they spread.
+
+Only trials that ran to their end go into a mean. One that diverged or was cut short gets a line
+of its own: in a mean it would pull the curve along and then, where it ends, let it jump.
+"""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +16,7 @@ from gradwise.report.encode import rounded_list
 from gradwise.report.folder import CompareRun, Trial
 from gradwise.report.values import numbers
 
-__all__ = ["Band", "Chart", "band", "history_chart"]
+__all__ = ["Band", "Chart", "Line", "band", "history_chart", "lines_of"]
 
 Rows = npt.NDArray[np.float64]
 
@@ -57,15 +61,59 @@ def band(rows: Rows) -> Band:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        method: index of its method.
+        band: its values.
+        trial: the one trial that it shows; None for the mean over all that finished.
+    """
+
+    method: int
+    band: Band
+    trial: Trial | None = None
+
+    def payload(self) -> dict[str, Any]:
+        """The line as the page's script reads it."""
+        found: dict[str, Any] = {
+            "method": self.method,
+            "mean": rounded_list(self.band.mean.tolist()),
+        }
+        if self.band.seeds > 1:  # a single seed has no spread
+            found["low"] = rounded_list(self.band.low.tolist())
+            found["high"] = rounded_list(self.band.high.tolist())
+        if self.trial is not None:
+            found["seed"] = self.trial.seed
+            found["status"] = self.trial.ended
+        return found
+
+
+def lines_of(method: int, curves: Sequence[tuple[Trial, Rows]]) -> list[Line]:
+    """The lines of one method: the mean of what finished, and one for each trial that did not.
+
+    Args:
+        method: index of the method.
+        curves: its trials and their values [points].
+    """
+    whole = [row for trial, row in curves if trial.status == "finished"]
+    lines = [Line(method, band(np.stack(whole)))] if whole else []
+    for trial, row in curves:
+        if trial.status != "finished":
+            lines.append(Line(method, band(row[None]), trial))
+    return lines
+
+
+@dataclass(frozen=True)
 class Chart:
-    """A picture of one quantity against the step, one line a method.
+    """A picture of one quantity against the step.
 
     Attributes:
         key: its name in the page.
         title: what is shown.
         unit: the unit of the values, empty where they have none.
         x: steps [points].
-        lines: by index of the method; methods without a value are left out.
+        lines: at least one.
         log: whether its axis is logarithmic.
         square: whether the reader may ask for the square of it (a variance for a std).
         scale: charts with the same name here share the range of their axes.
@@ -76,7 +124,7 @@ class Chart:
     title: str
     unit: str
     x: Sequence[int]
-    lines: Mapping[int, Band]
+    lines: Sequence[Line]
     log: bool = False
     square: bool = False
     scale: str = ""
@@ -93,16 +141,8 @@ class Chart:
             "scale": self.scale or self.key,
             "note": self.note,
             "x": [int(step) for step in self.x],
-            "lines": [_line(method, line) for method, line in self.lines.items()],
+            "lines": [line.payload() for line in self.lines],
         }
-
-
-def _line(method: int, line: Band) -> dict[str, Any]:
-    found: dict[str, Any] = {"method": method, "mean": rounded_list(line.mean.tolist())}
-    if line.seeds > 1:  # a single seed has no spread
-        found["low"] = rounded_list(line.low.tolist())
-        found["high"] = rounded_list(line.high.tolist())
-    return found
 
 
 def _curve(trial: Trial, metric: str) -> dict[int, float]:
@@ -139,21 +179,21 @@ def history_chart(
     Returns:
         The chart, or None if no trial has a value.
     """
-    curves = {
-        at: [curve for trial in run.trials[method] if (curve := _curve(trial, metric))]
+    curves = [
+        (at, trial, curve)
         for at, method in enumerate(run.methods)
-    }
-    steps = sorted({step for found in curves.values() for curve in found for step in curve})
+        for trial in run.trials[method]
+        if (curve := _curve(trial, metric))
+    ]
+    steps = sorted({step for _, _, curve in curves for step in curve})
     if not steps:
         return None
     if len(steps) > points:
         picks = np.linspace(0, len(steps) - 1, points).round().astype(int)
         steps = [steps[pick] for pick in picks]
-    lines = {
-        at: band(
-            np.array([[curve.get(step, np.nan) * factor for step in steps] for curve in found])
-        )
-        for at, found in curves.items()
-        if found
-    }
+    rows: dict[int, list[tuple[Trial, Rows]]] = {}
+    for at, trial, curve in curves:
+        row = np.array([curve.get(step, np.nan) * factor for step in steps])
+        rows.setdefault(at, []).append((trial, row))
+    lines = [line for at, found in rows.items() for line in lines_of(at, found)]
     return Chart(metric, title, unit, steps, lines, log=log)

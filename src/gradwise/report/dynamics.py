@@ -6,7 +6,6 @@ show, not as many as the training had steps.
 """
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,14 +114,14 @@ class Track:
 
     Attributes:
         method: index of its method.
-        seed: its seed.
+        trial: the trial.
         layers: the layers' names, in the order of the model.
         steps: the step metrics.
         std: the std of each layer's gradient; None where it was not recorded.
     """
 
     method: int
-    seed: int
+    trial: Trial
     layers: tuple[str, ...]
     steps: Downsampled
     std: Downsampled | None
@@ -142,33 +141,21 @@ class Dynamics:
     tracks: list[Track] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
-    def of_metric(self, metric: str, grid: StepGrid) -> Mapping[int, Matrix]:
-        """One step metric on a grid [seeds, columns], by index of the method.
+    def of_metric(self, metric: str, grid: StepGrid) -> dict[int, list[tuple[Trial, Matrix]]]:
+        """One step metric on a grid, by index of the method: its trials and their values [columns].
 
-        Methods for which there is no finite value anywhere are left out.
+        Trials for which there is no finite value anywhere are left out.
 
         Args:
             metric: its name.
             grid: the grid.
         """
-        found: dict[int, list[Matrix]] = {}
+        found: dict[int, list[tuple[Trial, Matrix]]] = {}
         for track in self.tracks:
             if metric in track.steps.names:
                 row = grid.resample(track.steps)[track.steps.names.index(metric)]
                 if np.isfinite(row).any():
-                    found.setdefault(track.method, []).append(row)
-        return {method: np.stack(rows) for method, rows in found.items()}
-
-    def matrices(self, grid: StepGrid) -> Mapping[int, dict[int, Matrix]]:
-        """The layers' stds on a grid [layers, columns], by index of the method and by seed.
-
-        Args:
-            grid: the grid.
-        """
-        found: dict[int, dict[int, Matrix]] = {}
-        for track in self.tracks:
-            if track.std is not None:
-                found.setdefault(track.method, {})[track.seed] = grid.resample(track.std)
+                    found.setdefault(track.method, []).append((track.trial, row))
         return found
 
 
@@ -204,4 +191,4 @@ def _track(run: CompareRun, trial: Trial, store: Run) -> Track:
     if store.layer_names and LAYER_METRIC in store.layer_metrics:
         kept = store.downsampled(LAYER_METRIC, _FINE)
     steps = store.downsampled_steps(_FINE)
-    return Track(run.methods.index(trial.method), trial.seed, store.layer_names, steps, kept)
+    return Track(run.methods.index(trial.method), trial, store.layer_names, steps, kept)

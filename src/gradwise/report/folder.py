@@ -34,6 +34,11 @@ class Trial:
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def ended(self) -> str:
+        """How it ended, as a reader should see it."""
+        return "not finished" if self.status == "missing" else self.status
+
+    @property
     def watch(self) -> Path | None:
         """The folder with the gradients' dynamics, if there is one."""
         if self.folder is None or not (self.folder / "watch").is_dir():

@@ -1,15 +1,15 @@
 """What the page's script draws: charts, heatmaps and the names that go with them."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gradwise.report.curves import Band, Chart, band, history_chart
-from gradwise.report.dynamics import Dynamics, StepGrid
+from gradwise.report.curves import Chart, band, history_chart, lines_of
+from gradwise.report.dynamics import Dynamics, StepGrid, Track
 from gradwise.report.encode import pack, rounded
 from gradwise.report.folder import CompareRun
+from gradwise.report.tables import paint
 from gradwise.report.values import numbers
 from gradwise.report.words import join
 
@@ -25,8 +25,6 @@ HEAT_BYTES = 480_000
 """What all heatmaps together may take in the page, about."""
 
 _CODE_BYTES = 8 / 3  # two bytes in base64
-
-Matrix = npt.NDArray[np.float64]
 
 
 def heat_points(layers: int, matrices: int) -> int:
@@ -51,13 +49,15 @@ def build_payload(run: CompareRun, dynamics: Dynamics) -> dict[str, Any]:
         dynamics: what its trials recorded.
 
     Returns:
-        `methods` (names in the order of their colours, and which is the baseline), `epoch` (steps
+        `methods` (each its name, colour and dash pattern), `epoch` (steps
         in an epoch, or None), `training` and `global` (charts), and `heat` (or None).
     """
     grid = StepGrid.over(dynamics.tracks, POINTS)
     return {
-        "methods": list(run.methods),
-        "baseline": run.methods.index(run.baseline),
+        "methods": [
+            {"name": name, "color": color, "dash": dash}
+            for name, (color, dash) in zip(run.methods, paint(run), strict=True)
+        ],
         "epoch": _steps_in_epoch(run),
         "training": [chart.payload() for chart in _training(run, dynamics, grid)],
         "global": [chart.payload() for chart in _global(run, dynamics, grid)],
@@ -110,7 +110,7 @@ def _chart(
         absent = [missing.methods[at] for at in sorted(recorded - set(rows))]
         if absent:
             note = f"No curve for {join(absent)}: there is no single factor that all layers share."
-    lines: Mapping[int, Band] = {at: band(found) for at, found in rows.items()}
+    lines = [line for at, found in rows.items() for line in lines_of(at, found)]
     return Chart(
         metric, title, "", grid.middles, lines, log=log, square=square, scale=scale, note=note
     )
@@ -128,27 +128,39 @@ def _heat(run: CompareRun, dynamics: Dynamics) -> dict[str, Any] | None:
     grid = StepGrid.over(tracks, points)
     if grid is None:
         return None
-    found: list[dict[str, Any]] = []
-    for method, matrices in dynamics.matrices(grid).items():
-        if by_seed:
-            found += [
-                {"method": method, "seed": seed, "std": pack(matrix)}
-                for seed, matrix in matrices.items()
-            ]
-        else:
-            found.append({"method": method, "seed": None, "std": pack(_mean(matrices))})
-    seeds = [seed for seed in run.seeds if any(one["seed"] == seed for one in found)]
+    found = _by_trial(tracks, grid) if by_seed else _means(tracks, grid)
     return {
         "layers": list(dynamics.layers),
         "grid": grid.payload(),
-        "seeds": seeds,
+        "seeds": [seed for seed in run.seeds if any(one["seed"] == seed for one in found)],
         "matrices": found,
     }
 
 
-def _mean(matrices: Mapping[int, Matrix]) -> Matrix:
-    stack = np.stack(list(matrices.values()))
-    return band(stack.reshape(len(stack), -1)).mean.reshape(stack.shape[1:])
+def _by_trial(tracks: Sequence[Track], grid: StepGrid) -> list[dict[str, Any]]:
+    """The matrix of every trial; `whole` says whether it goes into the mean."""
+    return [
+        {
+            "method": track.method,
+            "seed": track.trial.seed,
+            "whole": track.trial.status == "finished",
+            "std": pack(grid.resample(track.std)),
+        }
+        for track in tracks
+        if track.std is not None
+    ]
+
+
+def _means(tracks: Sequence[Track], grid: StepGrid) -> list[dict[str, Any]]:
+    """One matrix a method: the mean over what finished, or over all if nothing did."""
+    found = []
+    for method in sorted({track.method for track in tracks}):
+        own = [track for track in tracks if track.method == method]
+        whole = [track for track in own if track.trial.status == "finished"] or own
+        stack = np.stack([grid.resample(track.std) for track in whole if track.std is not None])
+        mean = band(stack.reshape(len(stack), -1)).mean.reshape(stack.shape[1:])
+        found.append({"method": method, "seed": None, "whole": True, "std": pack(mean)})
+    return found
 
 
 def _steps_in_epoch(run: CompareRun) -> float | int | None:

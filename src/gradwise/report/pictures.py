@@ -4,15 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradwise.report.tables import MethodRow
+from gradwise.report.tables import Comparison, MethodRow
 from gradwise.report.words import accuracy_points
 
 __all__ = ["Bar", "Mark", "Strip", "bars", "nice_ticks", "strip"]
 
-WIDTH = 240
+WIDTH = 210
 """Width of a strip in its own units, which are pixels where there is room."""
 
 _MARGIN = 16  # room for the outermost tick labels
+_EDGE = 7  # room for an arrow where something lies beyond
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,20 @@ class Mark:
     """One method's difference on the common scale, in units of the strip.
 
     Attributes:
-        at: where the mean difference is.
+        at: where the mean difference is; None where that is beyond the edges.
         low: where its interval begins; None without one.
         high: where it ends.
-        seeds: where the differences of the single seeds are.
+        seeds: where the differences of the single seeds are, as far as inside.
         label: the same in words.
+        cut: "left" or "right" where something lies beyond the edges, or both.
     """
 
-    at: float
+    at: float | None
     low: float | None
     high: float | None
     seeds: tuple[float, ...]
     label: str
+    cut: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,45 +75,61 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 def strip(rows: Sequence[MethodRow]) -> Strip | None:
     """Place the differences of all compared methods on one scale.
 
+    Methods whose trials did not all finish have no say in the scale, unless there are no others:
+    a single diverged trial would make all other differences look like none.
+
     Args:
         rows: the rows of the methods.
 
     Returns:
         The strip, or None where there is no difference to show.
     """
-    compared = [row for row in rows if row.comparison and row.comparison.difference is not None]
-    values = [0.0]
-    for row in compared:
-        assert row.comparison is not None and row.comparison.difference is not None
-        values += [row.comparison.difference, *(row.comparison.ci95 or ()), *row.comparison.pairs]
+    compared = [
+        (row, row.comparison, row.comparison.difference)
+        for row in rows
+        if row.comparison is not None and row.comparison.difference is not None
+    ]
     if not compared:
         return None
-    low, high = 100 * min(values), 100 * max(values)
+    leading = [entry for entry in compared if entry[0].complete] or compared
+    shown = [0.0] + [value for _, one, difference in leading for value in _values(one, difference)]
+    low, high = 100 * min(shown), 100 * max(shown)
     room = max((high - low) * 0.04, 0.01)
     low, high = low - room, high + room
 
-    def place(points: float) -> float:
-        return round(_MARGIN + (points - low) / (high - low) * (WIDTH - 2 * _MARGIN), 1)
+    def place(share: float) -> float:
+        at = _MARGIN + (100 * share - low) / (high - low) * (WIDTH - 2 * _MARGIN)
+        return round(min(max(at, _EDGE), WIDTH - _EDGE), 1)
 
     marks = {}
-    for row in compared:
-        one = row.comparison
-        assert one is not None and one.difference is not None
+    for row, one, difference in compared:
         words = f"{row.name}: {row.difference} points"
         if one.ci95 is not None:
             words += f", 95 % interval {row.difference_ci}"
         if one.pairs:
             words += f"; by seed {', '.join(accuracy_points(pair) for pair in one.pairs)}"
-        ends = (None, None) if one.ci95 is None else tuple(place(100 * end) for end in one.ci95)
         marks[row.name] = Mark(
-            place(100 * one.difference),
-            ends[0],
-            ends[1],
-            tuple(place(100 * pair) for pair in one.pairs),
-            words,
+            at=place(difference) if low <= 100 * difference <= high else None,
+            low=None if one.ci95 is None else place(one.ci95[0]),
+            high=None if one.ci95 is None else place(one.ci95[1]),
+            seeds=tuple(place(pair) for pair in one.pairs if low <= 100 * pair <= high),
+            label=words,
+            cut=tuple(
+                side
+                for side, beyond in (
+                    ("left", 100 * min(_values(one, difference)) < low),
+                    ("right", 100 * max(_values(one, difference)) > high),
+                )
+                if beyond
+            ),
         )
-    ticks = tuple((place(at), _tick(at)) for at in nice_ticks(low, high))
+    ticks = tuple((place(at / 100), _tick(at)) for at in nice_ticks(low, high))
     return Strip(place(0.0), ticks, marks)
+
+
+def _values(one: Comparison, difference: float) -> list[float]:
+    """Everything that is drawn of a comparison."""
+    return [difference, *(one.ci95 or ()), *one.pairs]
 
 
 def _tick(points: float) -> str:

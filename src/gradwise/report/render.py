@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from gradwise.errors import UserError
 from gradwise.report.dynamics import Dynamics, read_dynamics
 from gradwise.report.encode import embed
 from gradwise.report.folder import CompareRun, read_run
+from gradwise.report.markdown import code, code_block, escape
 from gradwise.report.payload import build_payload
 from gradwise.report.pictures import WIDTH, bars, strip
 from gradwise.report.tables import method_rows, settings_rows, version_rows
@@ -25,7 +25,7 @@ from gradwise.watch.store.files import replace_file
 
 __all__ = ["render_html", "render_markdown", "write_report"]
 
-SCRIPTS = ("core.js", "chart.js", "lines.js", "heatmap.js", "dynamics.js", "main.js")
+SCRIPTS = ("core.js", "chart.js", "lines.js", "heatmap.js", "dynamics.js", "pointer.js", "main.js")
 """Our own scripts, in the order in which they are run."""
 
 STYLES = ("page.css", "parts.css")
@@ -73,7 +73,10 @@ def render_html(run: CompareRun, dynamics: Dynamics) -> str:
         run: the compare run.
         dynamics: what its trials recorded.
     """
-    scripts = [_asset("vendor/uPlot.iife.min.js"), "\n".join(_asset(f"assets/{n}") for n in SCRIPTS)]
+    scripts = [
+        _asset("vendor/uPlot.iife.min.js"),
+        "\n".join(_asset(f"assets/{n}") for n in SCRIPTS),
+    ]
     styles = [_asset("vendor/uPlot.min.css"), "\n".join(_asset(f"assets/{n}") for n in STYLES)]
     payload = build_payload(run, dynamics)
     page = _environment(html=True).get_template("page.html.j2")
@@ -145,43 +148,13 @@ def _policy(scripts: list[str], styles: list[str]) -> str:
 def _environment(*, html: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gradwise.report", "templates"),
-        autoescape=html,
+        autoescape=jinja2.select_autoescape(["html.j2"]),
         undefined=jinja2.StrictUndefined,
+        finalize=None if html else escape,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = markdown_text
-    environment.filters["code"] = markdown_code
+    environment.filters["code"] = code
+    environment.filters["block"] = code_block
     return environment
-
-
-def markdown_text(value: object) -> str:
-    r"""Text that Markdown shows as it is, also inside a table.
-
-    Args:
-        value: the text.
-
-    Examples:
-        >>> print(markdown_text("a|b\n<c> *d*"))
-        a\|b &lt;c&gt; \*d\*
-    """
-    line = " ".join(str(value).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", line)
-
-
-def markdown_code(value: object) -> str:
-    r"""Text as a span of code, also inside a table.
-
-    Args:
-        value: the text.
-
-    Examples:
-        >>> print(markdown_code("clip(max_norm=1.0)"), markdown_code("a|b`c"))
-        `clip(max_norm=1.0)` ``a\|b`c``
-    """
-    line = " ".join(str(value).split()).replace("|", "\\|")
-    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
-    pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
-    return f"{fence}{pad}{line}{pad}{fence}"

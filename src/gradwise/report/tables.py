@@ -19,7 +19,21 @@ from gradwise.report.words import (
     span,
 )
 
-__all__ = ["Comparison", "MethodRow", "comparisons", "method_rows", "settings_rows", "version_rows"]
+__all__ = [
+    "Comparison",
+    "MethodRow",
+    "comparisons",
+    "method_rows",
+    "paint",
+    "settings_rows",
+    "version_rows",
+]
+
+COLORS = 7
+"""Colours of the methods that are not the baseline, `--c1` and on in the style sheet."""
+
+DASHES = 4
+"""Dash patterns, beginning with the unbroken line, for what has to share a colour."""
 
 VERDICTS = ("better", "worse", "no difference detected")
 
@@ -89,7 +103,8 @@ class MethodRow:
 
     Attributes:
         name: the method.
-        slot: its place in the order of methods, which is its colour.
+        color: number of its colour, 0 for the baseline.
+        dash: number of its dash pattern, for when there are more methods than colours.
         baseline: whether the others are compared with it.
         accuracy: mean test accuracy.
         accuracy_ci: its 95 % interval.
@@ -115,7 +130,8 @@ class MethodRow:
     """
 
     name: str
-    slot: int
+    color: int
+    dash: int
     baseline: bool
     accuracy: str
     accuracy_ci: str
@@ -148,15 +164,28 @@ def method_rows(run: CompareRun) -> list[MethodRow]:
     """
     compared = comparisons(run)
     base = _costs(run, run.baseline)
-    return [
-        _row(run, slot, method, compared.get(method), base)
-        for slot, method in enumerate(run.methods)
-    ]
+    return [_row(run, method, compared.get(method), base) for method in run.methods]
+
+
+def paint(run: CompareRun) -> list[tuple[int, int]]:
+    """The colour and the dash pattern of each method: the baseline neutral, the others in turn.
+
+    Args:
+        run: the compare run.
+    """
+    found = []
+    turn = 0
+    for method in run.methods:
+        if method == run.baseline:
+            found.append((0, 0))
+        else:
+            found.append((1 + turn % COLORS, turn // COLORS % DASHES))
+            turn += 1
+    return found
 
 
 def _row(
     run: CompareRun,
-    slot: int,
     method: str,
     compared: Comparison | None,
     base: Mapping[str, float | None],
@@ -166,12 +195,15 @@ def _row(
     costs = _costs(run, method)
     counts = Counter(trial.status for trial in run.trials[method])
     is_base = method == run.baseline
+    color, dash = paint(run)[run.methods.index(method)]
     return MethodRow(
         name=method,
-        slot=slot,
+        color=color,
+        dash=dash,
         baseline=is_base,
         accuracy=percent(mean),
-        accuracy_ci=span(ci95),
+        # Student's interval knows no bounds; an accuracy does.
+        accuracy_ci=span(ci95 and (max(ci95[0], 0.0), min(ci95[1], 1.0))),
         comparison=compared,
         difference=accuracy_points(compared.difference) if compared else "–",
         difference_ci=span(compared.ci95, signed=True) if compared else "–",

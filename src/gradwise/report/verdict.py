@@ -70,10 +70,10 @@ def sentences(run: CompareRun, rows: Sequence[MethodRow]) -> list[tuple[str, str
         words = f"{row.difference} points of test accuracy against {run.baseline}"
         details = []
         if compared.ci95 is not None:
-            details.append(f"95 % interval {row.difference_ci}")
+            details.append(f"95\u00a0% interval {row.difference_ci}")
         if compared.p is not None:
             shown = row.p if row.p.startswith("<") else f"= {row.p}"
-            details.append(f"corrected p {shown}")
+            details.append(f"corrected p {shown}".replace(" ", "\u00a0"))
         if details:
             words += f" ({', '.join(details)})"
         note = f"; {compared.note}" if compared.note else ""

@@ -19,7 +19,7 @@ from gradwise.transforms.base import State, Transform
     summary="clip each output unit's gradient norm to a fraction of its weight norm",
     paper="A. Brock, S. De, S. L. Smith, K. Simonyan, High-Performance NFNets, ICML 2021",
     url="https://arxiv.org/abs/2102.06171",
-    equation="section 15, AGC",
+    equation="G_i min(1, lambda max(||W_i||, eps) / ||G_i||)",
     tag="[V2], [R] units",
 )
 class AGC(Transform):

@@ -18,7 +18,7 @@ from gradwise.transforms.base import State, Transform
     summary="clip the global norm at a percentile of the norms seen so far",
     paper="P. Seetharaman, G. Wichern, B. Pardo, J. Le Roux, AutoClip, MLSP 2020",
     url="https://arxiv.org/abs/2007.14469",
-    equation="section 15, AutoClip",
+    equation="clip at c = percentile_p(N_1..N_t)",
     tag="[V] algorithm, [R] percentile 10",
 )
 class AutoClip(Transform):
@@ -69,8 +69,8 @@ class AutoClip(Transform):
 def _percentile(values: Tensor, q: float) -> Tensor:
     """Linear-interpolated quantile without NaN; torch.nanquantile reads a value on the host."""
     ordered = values.sort().values  # NaN last
-    last = (~ordered.isnan()).sum() - 1
-    position = q * last.clamp(min=0)
-    low = position.floor().long()
-    high = torch.minimum(low + 1, last.clamp(min=0))
-    return torch.lerp(ordered[low], ordered[high], (position - low).to(values.dtype))
+    last = ((~ordered.isnan()).sum() - 1).clamp(min=0)
+    position = q * last.to(values.dtype)
+    low = position.floor()
+    high = torch.minimum(low + 1, last)
+    return torch.lerp(ordered[low.long()], ordered[high.long()], position - low)

@@ -72,7 +72,7 @@ _RULES: dict[str, Psi] = {
     summary="centre each layer, scale all layers by one factor from the global std; nothing to set",
     paper="V.-D. Yun, Insights from Gradient Dynamics: Gradient Autoscaled Normalization, 2025",
     url="https://arxiv.org/abs/2509.03677",
-    equation="(1.1)-(1.5)",
+    equation="ghat_l = alpha_t (g_l - mean(g_l)), sigma_t^2 = sum ||g_l - mean||^2 / sum numel_l",
     tag="[V2] stages, [X] closed form of alpha",
 )
 class Autoscale(Transform):
@@ -142,8 +142,8 @@ class Autoscale(Transform):
             return Affine(), state
         on = layout.mask(layout.eligible, moments.device, moments_t.m2.dtype)
         sigma = (torch.dot(moments_t.m2, on) / max(layout.eligible_numel, 1)).sqrt()
-        sound = (sigma > 0) & (sigma < torch.inf)  # False for NaN
-        log_sigma = torch.where(sound, sigma, 1.0).log()
+        log_sigma = sigma.log()
+        sound = log_sigma.abs() < torch.inf  # sigma is a number and neither 0 nor infinite
         step = state["step"] + 1
         memory = torch.where(state["step"] == 0, log_sigma, state["memory"])
         alpha, memory = _RULES[self.rule](log_sigma, memory, step)

@@ -15,7 +15,7 @@ from gradwise.transforms.base import State, Transform
     summary="subtract each layer's mean gradient; per='row' is Gradient Centralization",
     paper="H. Yong, J. Huang, X. Hua, L. Zhang, Gradient Centralization, ECCV 2020",
     url="https://arxiv.org/abs/2004.01461",
-    equation="(1.2), (1.7)",
+    equation="g - mean(g), by tensor (1.2) or by row (1.7)",
     tag="[V2] by tensor, [V] by row",
 )
 class Center(Transform):

@@ -24,7 +24,7 @@ def clip_factor(threshold: Tensor | float, norm: Tensor) -> Tensor:
     summary="scale all gradients down to a global norm of max_norm where it is larger",
     paper="R. Pascanu, T. Mikolov, Y. Bengio, On the difficulty of training RNNs, ICML 2013",
     url="https://arxiv.org/abs/1211.5063",
-    equation="section 15, clip_grad_norm_",
+    equation="g min(1, c / (N + 1e-6)), N = (sum ||g_l||^2)^(1/2)",
     tag="[V]",
 )
 class ClipNorm(Transform):

@@ -17,7 +17,7 @@ from gradwise.transforms.base import State, Transform
     summary="clip global norms whose z-score against their moving mean and std is high",
     paper="A. Kumar, L. Owen, N. R. Chowdhury, F. Güra, ZClip, 2025",
     url="https://arxiv.org/abs/2504.02507",
-    equation="section 15, ZClip",
+    equation="z = (N - mean) / (std + eps); where z > z0 clip at mean + z0 std / (z / z0)",
     tag="[V]",
 )
 class ZClip(Transform):

@@ -16,7 +16,7 @@ from gradwise.transforms.base import State, Transform
     summary="each layer's gradient to mean 0 and std 1 (amplifies layers with small gradients)",
     paper="J. Yun, H. Kim, ZNorm: Z-Score Gradient Normalization, 2024",
     url="https://arxiv.org/abs/2408.01215",
-    equation="(1.6)",
+    equation="(g - mean(g)) / (std(g) + eps)  (1.6)",
     tag="[V2]",
 )
 class ZNorm(Transform):

@@ -110,18 +110,20 @@ def decide(
 
     Returns:
         The transform's answer where `ok`, the identity and the old state elsewhere, chosen on the
-        device. A state entry that changes its shape from step to step has to mark such a step
-        itself (a history appends NaN).
+        device. State that grows (a history) gets NaN for a step that does not count.
     """
     if transform.needs_params and moments.params is None:
         raise ValueError(f"{transform.name} relates gradients to parameters: pass params=")
     if ok is None:
         ok = moments.all_finite
     affine, new = transform(moments, state)
-    kept = {
-        key: torch.where(ok, value, state[key])
-        if key in state and state[key].shape == value.shape
-        else value
-        for key, value in new.items()
-    }
+    kept = {key: _keep(ok, value, state.get(key)) for key, value in new.items()}
     return affine.where(ok), kept
+
+
+def _keep(ok: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
+    if old is None:
+        return new
+    if new.shape == old.shape:
+        return torch.where(ok, new, old)
+    return torch.cat([old, torch.where(ok, new[len(old) :], torch.nan)])

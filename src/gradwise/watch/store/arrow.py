@@ -13,7 +13,7 @@ import pyarrow as pa
 
 __all__ = ["as_arrow", "as_dictionary", "as_numpy"]
 
-_TYPES = {
+_TYPES: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): pa.float32(),
     np.dtype(np.float64): pa.float64(),
     np.dtype(np.int32): pa.int32(),
@@ -72,5 +72,6 @@ def as_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
         if len(chunk)
     ]
     if len(chunks) == 1:
-        return chunks[0]
+        only: npt.NDArray[Any] = chunks[0]
+        return only
     return np.concatenate([np.empty(0, dtype), *chunks])

@@ -130,7 +130,7 @@ class Housekeeper:
                 source.check()
                 fresh = (part for part in source.parts if part.last > target.last)
                 if sum(source.steps(part) for part in fresh) >= CHUNK:
-                    self._jobs[key] = extend(source, target)
+                    self._jobs[key] = extend(source, target, CHUNK)
                     if self._advance(key):
                         return key
         for shelf in self.shelves:

@@ -153,7 +153,7 @@ def _take(pieces: Sequence[Piece], amount: int) -> list[Piece]:
     return taken if left == 0 else []
 
 
-def extend(source: Shelf, target: Shelf, *, chunk: int = CHUNK) -> Generator[None, None, bool]:
+def extend(source: Shelf, target: Shelf, chunk: int) -> Generator[None, None, bool]:
     """Add to a level of a pyramid what the level below has gained; pauses after every block.
 
     It knows nothing but what is on the disk, so there is nothing to restore after a crash, a

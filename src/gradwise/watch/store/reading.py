@@ -77,19 +77,25 @@ class PartReader:
             VanishedPartError: where it is no longer there, or is no longer the file it was.
         """
         try:
-            if stamp_of(self.part.path.stat()) != self.part.stamp:
-                raise VanishedPartError(self.part)
+            stamp = stamp_of(self.part.path.stat())
+        except OSError as error:
+            raise self._fail(error) from error
+        if stamp != self.part.stamp:
+            raise VanishedPartError(self.part)
+        try:
             file = pq.ParquetFile(
                 str(self.part.path), metadata=self._footer, page_checksum_verification=True
             )
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:  # an overwritten footer can make the parser raise anything
             raise self._fail(error) from error
         if self._footer is None:
             try:
                 self._check(file.metadata, tuple(file.schema_arrow.names))
-            except BaseException:
+            except Exception as error:
                 file.close()
-                raise
+                if isinstance(error, DamagedPartError):
+                    raise
+                raise self._fail(error) from error
         return file
 
     def _check(self, footer: Any, names: tuple[str, ...]) -> None:
@@ -148,7 +154,7 @@ class PartReader:
         opened = self.open() if file is None else file
         try:
             return opened.read_row_groups(groups, columns=columns, use_threads=file is None)
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:  # the same goes for what the footer leads it to
             raise self._fail(error) from error
         finally:
             if file is None:

@@ -1,0 +1,107 @@
+"use strict";
+// What all parts of the page share: the data, the theme, numbers in words and small DOM helpers.
+// Text from the data reaches the page through textContent only, never as markup.
+const GW = {};
+
+GW.data = JSON.parse(document.getElementById("data").textContent);
+GW.hidden = new Set(); // indices of the methods switched off in the legend
+GW.redraws = []; // called when colours or the methods shown change
+
+GW.make = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "on") for (const [event, call] of Object.entries(value)) element.addEventListener(event, call);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+};
+
+GW.swatch = (method) => {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+  const { color, dash } = GW.data.methods[method];
+  svg.setAttribute("class", `swatch c${color} d${dash}`);
+  for (const [name, value] of [["width", 18], ["height", 8], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+  for (const [name, value] of [["x1", 1], ["x2", 17], ["y1", 4], ["y2", 4]]) line.setAttribute(name, value);
+  svg.append(line);
+  return svg;
+};
+
+// Colours come from the style sheet, so that dark mode and print need nothing of their own here.
+GW.css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+GW.color = (method) => GW.css(`--c${GW.data.methods[method].color}`);
+GW.fade = (hex, alpha) => {
+  const digits = parseInt(hex.slice(1), 16);
+  return `rgba(${digits >> 16}, ${(digits >> 8) & 255}, ${digits & 255}, ${alpha})`;
+};
+GW.dashes = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
+
+const superscripts = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+GW.power = (exponent) =>
+  "10" + (exponent < 0 ? "⁻" : "") + [...String(Math.abs(exponent))].map((digit) => superscripts[digit]).join("");
+
+GW.number = (value, digits = 4) => {
+  if (value == null || Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e-3 && size < 1e6) {
+    const whole = Math.floor(Math.log10(size)) + 1;
+    return value.toLocaleString("en-US", { maximumFractionDigits: Math.max(0, digits - Math.max(whole, 0)) }).replace("-", "−");
+  }
+  const [mantissa, exponent] = value.toExponential(Math.max(0, digits - 2)).split("e");
+  return `${mantissa.replace("-", "−").replace(/\.0+$/, "")}×${GW.power(Number(exponent))}`;
+};
+
+// Tick labels: no more digits than the distance between two ticks calls for.
+GW.tick = (value) => {
+  if (value == null) return "";
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return GW.number(value, 3);
+  return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−");
+};
+
+GW.step = (step) => {
+  const words = `step ${Math.round(step).toLocaleString("en-US")}`;
+  return GW.data.epoch ? `${words} · epoch ${(step / GW.data.epoch).toFixed(1)}` : words;
+};
+
+// A line is the mean of a method's trials, or one trial that did not run to its end.
+GW.name = (line) => {
+  const { name } = GW.data.methods[line.method];
+  return line.seed == null ? name : `${name}, seed ${line.seed} (${line.status})`;
+};
+
+// A box beside the pointer, kept inside its parent.
+GW.place = (tip, parent, x, y) => {
+  tip.hidden = false;
+  const room = parent.clientWidth - tip.offsetWidth;
+  const left = x + 16 <= room ? x + 16 : Math.max(0, Math.min(room, x - tip.offsetWidth - 16));
+  const top = Math.max(0, Math.min(parent.clientHeight - tip.offsetHeight, y - tip.offsetHeight / 2));
+  tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
+};
+
+GW.redraw = () => GW.redraws.forEach((redraw) => redraw());
+
+GW.legend = (box) => {
+  GW.data.methods.forEach((method, index) => {
+    const button = GW.make(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": "true",
+        title: "Hide or show this method",
+        on: {
+          click: () => {
+            if (!GW.hidden.delete(index)) GW.hidden.add(index);
+            button.setAttribute("aria-pressed", String(!GW.hidden.has(index)));
+            GW.redraw();
+          },
+        },
+      },
+      GW.swatch(index),
+      method.name,
+    );
+    box.append(button);
+  });
+};

@@ -1,0 +1,80 @@
+"use strict";
+// Reading a chart: the box with the values under the cursor, by pointer or by arrow keys.
+
+Object.assign(GW.Chart.prototype, {
+  read() {
+    const { plot, tip } = this;
+    if (!plot || !this.reading) return;
+    const index = plot.cursor.idx;
+    if (index == null || plot.cursor.left < 0) {
+      tip.hidden = true;
+      return;
+    }
+    const rows = this.rows(index);
+    tip.replaceChildren(GW.make("b", {}, GW.step(this.spec.x[index])), ...rows.map((row) => this.row(row)));
+    GW.place(tip, plot.over, plot.cursor.left, plot.cursor.top < 0 ? plot.over.clientHeight / 2 : plot.cursor.top);
+  },
+
+  // The methods shown, with their values at one step, the largest first.
+  rows(index) {
+    const found = [];
+    for (const line of this.spec.lines) {
+      if (GW.hidden.has(line.method) || line.mean[index] == null) continue;
+      const [mean, low, high] = [line.mean, line.low, line.high].map((list) => {
+        const value = list?.[index];
+        return value != null && this.squared ? value * value : value;
+      });
+      found.push({ line, mean, low, high });
+    }
+    return found.sort((one, other) => other.mean - one.mean);
+  },
+
+  words({ mean, low, high }) {
+    const unit = this.spec.unit ? ` ${this.spec.unit}` : "";
+    const spread = low != null && low !== high ? `${GW.number(low, 3)} to ${GW.number(high, 3)}` : "";
+    return [GW.number(mean) + unit, spread];
+  },
+
+  row(row) {
+    const [value, spread] = this.words(row);
+    const line = GW.make("div", {}, GW.swatch(row.line.method), GW.make("span", {}, GW.name(row.line)), GW.make("i", {}, value));
+    if (spread) line.append(GW.make("small", {}, spread));
+    return line;
+  },
+
+  leave() {
+    this.reading = false;
+    this.tip.hidden = true;
+  },
+
+  key(event) {
+    const { plot } = this;
+    if (!plot || event.target !== this.box) return;
+    const { x } = this.spec;
+    const stride = event.shiftKey ? 10 : 1;
+    const at = this.reading ? (plot.cursor.idx ?? 0) : -1;
+    const moves = { ArrowLeft: at - stride, ArrowRight: at + stride, Home: 0, End: x.length - 1 };
+    if (event.key === "Escape") {
+      this.leave();
+      plot.setCursor({ left: -10, top: -10 });
+      return;
+    }
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    this.reading = true;
+    const index = Math.max(0, Math.min(x.length - 1, moves[event.key]));
+    plot.setCursor({ left: plot.valToPos(x[index], "x"), top: plot.over.clientHeight / 2 });
+    const said = this.rows(index).map((row) => `${GW.name(row.line)} ${this.words(row)[0]}`);
+    this.status.textContent = `${GW.step(x[index])}: ${said.join(", ") || "no values"}`;
+  },
+});
+
+// All charts of a section; those with the same scale know of each other.
+GW.charts = (box, specs) => {
+  const charts = specs.map((spec) => new GW.Chart(spec));
+  for (const chart of charts) {
+    chart.shared = charts.filter((other) => other.spec.scale === chart.spec.scale);
+    box.append(chart.element);
+  }
+  return charts;
+};
