@@ -138,6 +138,7 @@ def write_run(
         "fairness": {
             "init_checksum_equal": True, "batches_checksum_equal": True, "differences": [],
         },
+        "notes": ["Every method ran with learning rate 0.1; none was tuned."],
         "config": config,
         "versions": {
             "gradwise": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "numpy": "2.3.0",
@@ -186,8 +187,11 @@ def method_facts(
     return {
         "test_accuracy": {"values": values, "mean": mean, "ci95": ci95},
         "seeds": list(seeds), "status": status, "folder": folders,
-        "wall_time_s": {"mean": 9.4 + 0.3 * at}, "peak_memory_bytes": {"mean": 412_000_000 + 9_000_000 * at},
-        "samples_per_s": {"mean": 4600.0 - 130 * at}, "summary": SUMMARIES.get(method, "something else"),
+        "wall_time_s": {"mean": 9.4 + 0.3 * at},
+        "peak_memory_bytes": {"mean": 412_000_000 + 9_000_000 * at},
+        "samples_per_s": {"mean": 4600.0 - 130 * at},
+        "summary": SUMMARIES.get(method, "something else"),
+        "skipped": 0, "failures": {}, "learning_rate": 0.1,
         "paper": "V.-D. Yun, Insights from Gradient Dynamics, 2025", "tag": "[V2]",
         "url": "https://arxiv.org/abs/2509.03677",
     }  # fmt: skip

@@ -12,6 +12,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class _Plan:
         of_block = [j for j, n in enumerate(blocks) for _ in range(n)]
         self.of_block = torch.tensor(of_block, dtype=torch.int64)
         self.main = [*self.small, *self.large]
+        self.complex = any(d is not None and d.is_complex for d in layout.dtypes)
         self.count = torch.tensor([layout.numels[i] for i in self.main], dtype=torch.float64)
         order = [layout.offsets[i] for i in self.main]
         for i in self.other:
@@ -74,13 +76,12 @@ _WIDE = (torch.float64, torch.complex128)
 def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     """Measure every segment; see `gradwise.backends.measure`."""
     plan = layout.cached("cpu plan", lambda: _Plan(layout))
+    there = cast(Sequence[Tensor], tensors)  # the plan names those that are
     parts = []
     if plan.main:
-        parts.append(_main([tensors[i] for i in plan.main], plan, extremes))
+        parts.append(_main([there[i] for i in plan.main], plan, extremes))
     for i in plan.other:
-        tensor = tensors[i]
-        assert tensor is not None
-        parts.append(_rows(tensor, layout.rows[i], extremes))
+        parts.append(_rows(there[i], layout.rows[i], extremes))
     found = join(parts, torch.device("cpu"), extremes)
     if plan.in_order:
         return found
@@ -91,9 +92,9 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
     return Stats(*(None if v is None else place(v) for v in found))  # type: ignore[arg-type]
 
 
-def _main(tensors: list[Tensor | None], plan: _Plan, extremes: bool) -> Stats:
+def _main(tensors: list[Tensor], plan: _Plan, extremes: bool) -> Stats:
     """One segment a tensor: the small ones, then the large ones."""
-    given = [t if t.dtype == torch.float32 else real_view(t) for t in tensors if t is not None]
+    given = [real_view(tensor) if plan.complex else tensor for tensor in tensors]
     n_small = len(plan.small)
     sums = torch.zeros(2, len(given), dtype=torch.float64)
     if n_small:
@@ -105,7 +106,7 @@ def _main(tensors: list[Tensor | None], plan: _Plan, extremes: bool) -> Stats:
             squares = torch.linalg.vector_norm(scratch, dim=1).double().square_()
         sums.index_add_(1, plan.of_block, torch.stack([scratch.sum(1), squares]))
     if n_small < len(given):
-        large = []
+        large: list[Tensor] = []
         for tensor in given[n_small:]:
             flat = _flat(tensor)  # the second read finds it in a cache
             large.extend((flat.sum(), _sum_of_squares(flat)))

@@ -1,6 +1,7 @@
 """A compare run as it lies on the disk: what was asked for, what has come out, what is missing."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ class Trial:
         status: one of `STATUSES`.
         folder: where its files are; None where it has none.
         result: what `result.json` holds; empty where it is not there.
+        reason: why it failed, as far as is known.
+        summed: whether the summary knows what became of it.
     """
 
     method: str
@@ -32,6 +35,8 @@ class Trial:
     status: str
     folder: Path | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    summed: bool = True
 
     @property
     def ended(self) -> str:
@@ -78,7 +83,7 @@ class CompareRun:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be run."""
-        return self.summary.get("finished") is True
+        return all(trial.status != "missing" for trial in self.all_trials())
 
     def facts(self, method: str) -> dict[str, Any]:
         """What the summary says about one method; empty where it says nothing.
@@ -121,8 +126,7 @@ def read_run(path: Path) -> CompareRun:
     facts = _object(summary.get("methods"))
     trials = {
         method: tuple(
-            _trial(path, method, seed, at, _object(facts.get(method)), found)
-            for at, seed in enumerate(seeds)
+            _trial(path, method, seed, _object(facts.get(method)), found) for seed in seeds
         )
         for method in methods
     }
@@ -153,41 +157,63 @@ def _asked(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tupl
 
 
 def _scan(path: Path, troubles: list[str]) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
-    """The results that lie in the folder, by method and seed."""
-    found = {}
-    for file in sorted(path.glob("trials/*/seed-*/result.json")):
+    """The folders of trials and their results, by method and seed.
+
+    A trial that is still running has no result yet, but its record says which one it is.
+    """
+    found: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
+    for folder in sorted(path.glob("trials/*/seed-*")):
+        file = folder / "result.json"
+        running = not file.is_file()
+        record = folder / "watch" / "run.json"
+        if running and not record.is_file():
+            continue
         try:
-            result = read_object(file)
+            content = _meta(record) if running else read_object(file)
         except UserError as error:
             troubles.append(str(error))
             continue
-        method, seed = result.get("method"), whole(result.get("seed"))
-        if not isinstance(method, str) or seed is None:
+        method, seed = content.get("method"), whole(content.get("seed"))
+        if isinstance(method, str) and seed is not None:
+            found[method, seed] = folder, {} if running else content
+        elif not running:
             troubles.append(f"{file} is damaged: it does not say which method and seed it is of")
-            continue
-        found[method, seed] = file.parent, result
     return found
+
+
+def _meta(record: Path) -> dict[str, Any]:
+    """What a trial noted in its record; nothing where that cannot be read."""
+    try:
+        return _object(json.loads(record.read_bytes()).get("meta"))
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return {}
 
 
 def _trial(
     path: Path,
     method: str,
     seed: int,
-    at: int,
     facts: Mapping[str, Any],
     found: Mapping[tuple[str, int], tuple[Path, dict[str, Any]]],
 ) -> Trial:
-    folder, result = found.get((method, seed), (_folder(path, facts.get("folder"), at), {}))
+    """One trial from what the summary says (of the seeds that it knows) and what lies there."""
+    known = facts.get("seeds")
+    at = known.index(seed) if isinstance(known, list) and seed in known else -1
     status = _at(facts.get("status"), at)
-    if status not in STATUSES or (status == "missing" and result):
+    folder, result = found.get((method, seed), (_folder(path, _at(facts.get("folder"), at)), {}))
+    summed = status in STATUSES and not (status in ("missing", "failed") and result)
+    if not summed:
         # A summary written before this trial ended knows less than the trial's own result.
-        status = str(result.get("status", "finished")) if result else "missing"
-    return Trial(method, seed, status if status in STATUSES else "failed", folder, result)
+        status = result.get("status") if result else "missing"
+        status = status if status in STATUSES else "failed"
+    reason = _object(facts.get("failures")).get(str(seed))
+    return Trial(
+        method, seed, str(status), folder, result, reason if isinstance(reason, str) else "", summed
+    )
 
 
-def _folder(path: Path, named: object, at: int) -> Path | None:
+def _folder(path: Path, name: object) -> Path | None:
     """The folder of a trial without a result, where the summary names one inside the run."""
-    name = _at(named, at)
     if not isinstance(name, str) or not name:
         return None
     with contextlib.suppress(OSError, ValueError):  # e.g. a null byte in the name
@@ -198,4 +224,4 @@ def _folder(path: Path, named: object, at: int) -> Path | None:
 
 
 def _at(value: object, at: int) -> object:
-    return value[at] if isinstance(value, list) and at < len(value) else None
+    return value[at] if isinstance(value, list) and 0 <= at < len(value) else None

@@ -18,9 +18,10 @@ from gradwise.report.folder import CompareRun, read_run
 from gradwise.report.markdown import code, code_block, escape
 from gradwise.report.payload import build_payload
 from gradwise.report.pictures import WIDTH, bars, strip
-from gradwise.report.tables import method_rows, settings_rows, version_rows
+from gradwise.report.settings import settings_rows, version_rows
+from gradwise.report.tables import method_rows
 from gradwise.report.values import text, whole
-from gradwise.report.verdict import headline, sentences, title, warnings_of
+from gradwise.report.verdict import headline, notes_of, sentences, title, warnings_of
 from gradwise.watch.store.files import replace_file
 
 __all__ = ["render_html", "render_markdown", "write_report"]
@@ -111,6 +112,8 @@ def _view(run: CompareRun, dynamics: Dynamics) -> dict[str, Any]:
         "epochs": epochs,
         "headline": headline(run, rows),
         "sentences": sentences(run, rows),
+        "notes": notes_of(run),
+        "parameters": _parameters(run),
         "warnings": warnings_of(run, [*run.troubles, *dynamics.troubles]),
         "rows": rows,
         "strip": strip(rows),
@@ -120,6 +123,12 @@ def _view(run: CompareRun, dynamics: Dynamics) -> dict[str, Any]:
         "versions": version_rows(run),
         "command": _command(run),
     }
+
+
+def _parameters(run: CompareRun) -> str:
+    """The size of the model, where the trials agree on it."""
+    sizes = {whole(trial.result.get("parameters")) for trial in run.all_trials()} - {None}
+    return f"{sizes.pop():,}" if len(sizes) == 1 else ""
 
 
 def _command(run: CompareRun) -> str:

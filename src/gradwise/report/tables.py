@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from gradwise.report.folder import STATUSES, CompareRun
-from gradwise.report.values import interval, number, numbers, text
+from gradwise.report.values import interval, number, numbers
 from gradwise.report.words import (
     accuracy_points,
     duration,
@@ -19,15 +18,7 @@ from gradwise.report.words import (
     span,
 )
 
-__all__ = [
-    "Comparison",
-    "MethodRow",
-    "comparisons",
-    "method_rows",
-    "paint",
-    "settings_rows",
-    "version_rows",
-]
+__all__ = ["Comparison", "MethodRow", "comparisons", "method_rows", "paint"]
 
 COLORS = 7
 """Colours of the methods that are not the baseline, `--c1` and on in the style sheet."""
@@ -262,26 +253,3 @@ def _address(value: object) -> str:
     except ValueError:
         return ""
     return _string(value) if parts.scheme in ("http", "https") and parts.netloc else ""
-
-
-def settings_rows(run: CompareRun) -> list[tuple[str, str]]:
-    """The settings by name, then what belongs to the comparison itself.
-
-    Args:
-        run: the compare run.
-    """
-    rows = [(name.replace("_", " "), text(value)) for name, value in run.settings.items()]
-    rows += [("seeds", text(list(run.seeds))), ("baseline", run.baseline)]
-    return list(dict(rows).items())
-
-
-def version_rows(run: CompareRun) -> list[tuple[str, str]]:
-    """The versions and the machine by name, as the summary has them.
-
-    Args:
-        run: the compare run.
-    """
-    versions: Any = run.summary.get("versions")
-    if not isinstance(versions, dict):
-        return []
-    return [(name.replace("_", " "), text(value)) for name, value in versions.items()]

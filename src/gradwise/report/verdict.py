@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from gradwise.report.folder import CompareRun
+from gradwise.report.folder import CompareRun, Trial
 from gradwise.report.tables import MethodRow
-from gradwise.report.values import text, whole
-from gradwise.report.words import join, plural
+from gradwise.report.values import number, text, whole
+from gradwise.report.words import join, percent, plural
 
-__all__ = ["headline", "sentences", "title", "warnings_of"]
+__all__ = ["headline", "notes_of", "sentences", "title", "warnings_of"]
 
 
 def title(run: CompareRun) -> str:
@@ -91,28 +91,56 @@ def warnings_of(run: CompareRun, troubles: Sequence[str] = ()) -> list[str]:
     found = _unfair(run)
     trials = list(run.all_trials())
     missing = [trial for trial in trials if trial.status == "missing"]
+    late = [trial for trial in trials if trial.result and not trial.summed]
     if missing:
         done = len(trials) - len(missing)
         found.append(
             f"This run is not complete: {done} of {plural(len(trials), 'trial')} are done. "
             "Running the same command again does the rest."
         )
+    if late and run.summary:
+        found.append(
+            f"{plural(len(late), 'trial')} ended after the summary was written, so the "
+            "comparison leaves them out. Running the same command again brings it up to date."
+        )
     elif not run.summary:
-        found.append("summary.json is missing, so there are no intervals and no verdicts.")
-    for trial in trials:
-        if trial.status == "diverged":
-            step = whole(trial.result.get("diverged_at_step"))
-            when = "" if step is None else f" at step {step}"
+        found.append("There is no summary.json yet, so there are no intervals and no verdicts.")
+    found += [_failure(trial) for trial in trials if trial.status in ("diverged", "failed")]
+    for method in run.methods:
+        skipped = whole(run.facts(method).get("skipped"))
+        if skipped:
             found.append(
-                f"{trial.method} with seed {trial.seed} diverged{when}: its loss was no longer "
-                "finite. It counts in the statistics with what it ended with."
-            )
-        elif trial.status == "failed":
-            found.append(
-                f"{trial.method} with seed {trial.seed} failed: it has no result and takes no "
-                "part in the statistics."
+                f"{method} left {plural(skipped, 'step')} alone because a gradient was not finite."
             )
     return found + [f"{one[:1].upper()}{one[1:].rstrip('.')}." for one in troubles]
+
+
+def _failure(trial: Trial) -> str:
+    """A sentence on a trial that did not run to its end."""
+    if trial.status == "failed":
+        reason = f": {trial.reason.strip().rstrip('.')}" if trial.reason else ""
+        return (
+            f"{trial.method} with seed {trial.seed} failed{reason}. It has no result and takes no "
+            "part in the statistics."
+        )
+    step = whole(trial.result.get("diverged_at_step"))
+    when = "" if step is None else f" at step {step}"
+    accuracy = number(trial.result.get("test_accuracy"))
+    counts = "" if accuracy is None else f", with a test accuracy of {percent(accuracy)}"
+    return (
+        f"{trial.method} with seed {trial.seed} diverged{when}: its loss was no longer finite. "
+        f"It counts in the statistics{counts}."
+    )
+
+
+def notes_of(run: CompareRun) -> list[str]:
+    """What the summary itself remarks on its numbers.
+
+    Args:
+        run: the compare run.
+    """
+    notes = run.summary.get("notes")
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
 
 
 def _unfair(run: CompareRun) -> list[str]:

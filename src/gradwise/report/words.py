@@ -35,10 +35,10 @@ def percent(value: float | None) -> str:
         value: the share, 1 for all.
 
     Examples:
-        >>> percent(0.91234), percent(None)
-        ('91.23 %', '–')
+        >>> print(percent(0.91234), percent(None))
+        91.23 % –
     """
-    return NONE if value is None else f"{100 * value:.2f}\u00a0%"
+    return NONE if value is None else f"{100 * value:.2f} %"
 
 
 def accuracy_points(value: float | None) -> str:
@@ -117,20 +117,20 @@ def duration(seconds: float | None) -> str:
         seconds: the time.
 
     Examples:
-        >>> duration(0.1234), duration(9.87), duration(75), duration(4000), duration(None)
-        ('0.12 s', '9.9 s', '1 min 15 s', '1 h 07 min', '–')
+        >>> print(duration(0.1234), duration(9.87), duration(75), duration(4000), duration(None))
+        0.12 s 9.9 s 1 min 15 s 1 h 07 min –
     """
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return NONE
     if seconds < 1:
-        return f"{seconds:.2f}\u00a0s"
+        return f"{seconds:.2f} s"
     if seconds < 59.95:
-        return f"{seconds:.1f}\u00a0s"
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+        return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,}\u00a0h {minutes:02d}\u00a0min"
+    return f"{hours:,} h {minutes:02d} min"
 
 
 def memory(size: float | None) -> str:
@@ -140,18 +140,18 @@ def memory(size: float | None) -> str:
         size: bytes.
 
     Examples:
-        >>> memory(512), memory(3 * 2**20), memory(1.5 * 2**30), memory(None)
-        ('512 B', '3.0 MiB', '1.5 GiB', '–')
+        >>> print(memory(512), memory(3 * 2**20), memory(1.5 * 2**30), memory(None))
+        512 B 3.0 MiB 1.5 GiB –
     """
     if size is None or not math.isfinite(size) or size < 0:
         return NONE
     if size < 1024:
-        return f"{size:.0f}\u00a0B"
+        return f"{size:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):
         size /= 1024
         if size < 1023.95:
-            return f"{size:.1f}\u00a0{unit}"
-    return f"{size / 1024:,.1f}\u00a0TiB"
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:,.1f} TiB"
 
 
 def ratio(value: float | None, base: float | None) -> str:
@@ -162,12 +162,12 @@ def ratio(value: float | None, base: float | None) -> str:
         base: what counts as one.
 
     Examples:
-        >>> ratio(3.0, 2.0), ratio(3.0, 0.0), ratio(None, 1.0)
-        ('1.50 ×', '–', '–')
+        >>> print(ratio(3.0, 2.0), ratio(3.0, 0.0), ratio(None, 1.0))
+        1.50 × – –
     """
     if value is None or base is None or base <= 0:
         return NONE
-    return f"{value / base:.2f}\u00a0×"
+    return f"{value / base:.2f} ×"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -2,6 +2,9 @@
 // One chart: lines with bands against the step, drawn by uPlot, read by pointer or keyboard.
 // uPlot's own legend would be one per chart; here one legend rules all, and a box tells values.
 
+// Steps are whole numbers, so the ticks of their axis are.
+const STRIDES = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
 GW.Chart = class {
   constructor(spec, { height = 250, sync = "steps" } = {}) {
     this.spec = spec;
@@ -113,7 +116,7 @@ GW.Chart = class {
       legend: { show: false },
       scales: { x: { time: false }, y: { distr: this.log ? 3 : 1, range: (_, low, high) => this.range(low, high) } },
       axes: [
-        { ...axis, size: 26, label: "step", labelSize: 16, labelGap: 0, labelFont: "11px " + GW.css("--sans"), space: 70 },
+        { ...axis, size: 26, label: "step", labelSize: 16, labelGap: 0, labelFont: "11px " + GW.css("--sans"), space: 70, incrs: STRIDES },
         this.log ? { ...axis, ...this.logAxis() } : { ...axis, size: 58, space: 40 },
       ],
       cursor: {

@@ -47,17 +47,16 @@ GW.number = (value, digits = 4) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e-3 && size < 1e6) {
-    const whole = Math.floor(Math.log10(size)) + 1;
-    return value.toLocaleString("en-US", { maximumFractionDigits: Math.max(0, digits - Math.max(whole, 0)) }).replace("-", "−");
+    return value.toLocaleString("en-US", { maximumSignificantDigits: Math.max(digits, Math.floor(Math.log10(size)) + 1) }).replace("-", "−");
   }
-  const [mantissa, exponent] = value.toExponential(Math.max(0, digits - 2)).split("e");
-  return `${mantissa.replace("-", "−").replace(/\.0+$/, "")}×${GW.power(Number(exponent))}`;
+  const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+  return `${mantissa.replace("-", "−").replace(/\.?0+$/, "")}×${GW.power(Number(exponent))}`;
 };
 
 // Tick labels: no more digits than the distance between two ticks calls for.
 GW.tick = (value) => {
   if (value == null) return "";
-  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return GW.number(value, 3);
+  if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return GW.number(value, 3).replace(/^(−?)1×/, "$1");
   return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−");
 };
 
@@ -72,11 +71,14 @@ GW.name = (line) => {
   return line.seed == null ? name : `${name}, seed ${line.seed} (${line.status})`;
 };
 
-// A box beside the pointer, kept inside its parent.
+// A box beside the pointer, which may leave its parent but not the window.
 GW.place = (tip, parent, x, y) => {
   tip.hidden = false;
-  const room = parent.clientWidth - tip.offsetWidth;
-  const left = x + 16 <= room ? x + 16 : Math.max(0, Math.min(room, x - tip.offsetWidth - 16));
+  const origin = parent.getBoundingClientRect().left;
+  const first = 6 - origin;
+  const last = document.documentElement.clientWidth - origin - tip.offsetWidth - 6;
+  const beside = x + 18 <= last ? x + 18 : x - tip.offsetWidth - 18;
+  const left = Math.max(first, Math.min(last, beside));
   const top = Math.max(0, Math.min(parent.clientHeight - tip.offsetHeight, y - tip.offsetHeight / 2));
   tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
 };

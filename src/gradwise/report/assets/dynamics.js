@@ -106,6 +106,7 @@ GW.Dynamics = class {
     const width = this.plot.clientWidth;
     const methods = this.shown();
     const { layers } = this.heat;
+    context.font = "700 11px " + GW.css("--sans"); // as wide as the name that is chosen
     const widest = Math.max(...layers.map((name) => context.measureText(name).width));
     const gutter = Math.ceil(Math.min(widest + 16, Math.max(84, width * 0.44), 210));
     const gap = 14;
@@ -131,8 +132,6 @@ GW.Dynamics = class {
   draw() {
     const { canvas } = this;
     const context = canvas.getContext("2d");
-    const font = "11px " + GW.css("--sans");
-    context.font = font;
     const { width, gutter, height } = this.arrange(context);
     if (width < 1) return;
     const ratio = devicePixelRatio || 1;
@@ -140,7 +139,7 @@ GW.Dynamics = class {
     canvas.height = Math.round(height * ratio);
     canvas.style.height = `${height}px`;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.font = font;
+    context.font = "11px " + GW.css("--sans");
     const matrices = this.methods.map((method) => this.matrix(method)).filter(Boolean);
     this.bounds = GW.bounds(matrices, this.scale === "log");
     GW.colorBar(context, gutter, 2, Math.min(300, width - gutter - 8), this.bounds, `${this.word} of the gradient`);

@@ -11,7 +11,8 @@ Object.assign(GW.Chart.prototype, {
       return;
     }
     const rows = this.rows(index);
-    tip.replaceChildren(GW.make("b", {}, GW.step(this.spec.x[index])), ...rows.map((row) => this.row(row)));
+    const list = GW.make("div", { class: "rows" }, ...rows.flatMap((row) => this.row(row)));
+    tip.replaceChildren(GW.make("b", {}, GW.step(this.spec.x[index])), list);
     GW.place(tip, plot.over, plot.cursor.left, plot.cursor.top < 0 ? plot.over.clientHeight / 2 : plot.cursor.top);
   },
 
@@ -37,9 +38,7 @@ Object.assign(GW.Chart.prototype, {
 
   row(row) {
     const [value, spread] = this.words(row);
-    const line = GW.make("div", {}, GW.swatch(row.line.method), GW.make("span", {}, GW.name(row.line)), GW.make("i", {}, value));
-    if (spread) line.append(GW.make("small", {}, spread));
-    return line;
+    return [GW.swatch(row.line.method), GW.make("span", {}, GW.name(row.line)), GW.make("i", {}, value), GW.make("small", {}, spread)];
   },
 
   leave() {

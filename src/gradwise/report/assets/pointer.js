@@ -60,7 +60,7 @@ Object.assign(GW.Dynamics.prototype, {
     const when = first === last ? GW.step(first) : `${GW.step((first + last) / 2)} (mean of ${last - first + 1} steps)`;
     this.tip.replaceChildren(
       GW.make("b", {}, layers[row]),
-      GW.make("div", {}, GW.swatch(panel.method), GW.make("span", {}, GW.data.methods[panel.method].name), GW.make("i", {}, this.value(cell))),
+      GW.make("div", { class: "rows" }, GW.swatch(panel.method), GW.make("span", {}, GW.data.methods[panel.method].name), GW.make("i", {}, this.value(cell))),
       GW.make("small", {}, when),
     );
     GW.place(this.tip, this.plot, panel.x + ((column + 0.5) / grid.columns) * panel.width, panel.y + (row + 0.5) * size);
