@@ -3,8 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas
+import polars
 import pytest
 import torch
+
+from gradwise.watch import RunWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,9 +26,13 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     A page may use what stands in every training script; that is given here.
     """
     monkeypatch.chdir(tmp_path)
+    with RunWriter("runs/a", ["head.weight"], layer_metrics=["norm"]) as writer:
+        writer.append(np.arange(50), {"norm": np.ones((50, 1))}, {"loss": np.ones(50)})
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
     names = {
         "torch": torch,
+        "pandas": pandas,
+        "polars": polars,
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "loader": [(torch.randn(32, 8), torch.randint(4, (32,))) for _ in range(3)],

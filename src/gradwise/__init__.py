@@ -4,6 +4,9 @@ import gradwise as gw
 gw.autoscale(optimizer)   # hyperparameter-free gradient normalisation, any torch optimizer
 """
 
+import importlib
+from types import ModuleType
+
 from gradwise import transforms
 from gradwise._version import __version__
 from gradwise.affine import Affine
@@ -21,4 +24,12 @@ __all__ = [
     "autoscale",
     "measure",
     "transforms",
+    "watch",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`gradwise.watch` on first use: it needs the extra "watch", which the core does without."""
+    if name == "watch":
+        return importlib.import_module("gradwise.watch")
+    raise AttributeError(f"module 'gradwise' has no attribute {name!r}")
