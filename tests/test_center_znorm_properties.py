@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
+from gradwise import backends
 from gradwise.transforms import Autoscale, Center, ZNorm, chain
 from reference import moments as om
 from reference import transforms as ot
+from reference.described import NAMES
 from reference.pairs import run, weights
 from reference.strategies import (
     COMMON,
@@ -108,12 +110,21 @@ def test_znorm_forgets_scale_and_offset(steps: list[list[Tensor]], a: float, b: 
         assert x.std(correction=0).item() == pytest.approx(1, abs=1e-8 / std + 1e-12)
 
 
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("shape", [(3, 4), (700, 800)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [0.0, 3.0, -0.3, 1e6])
-def test_znorm_of_a_constant_is_zero(value: float, dtype: torch.dtype) -> None:
+def test_znorm_of_a_constant_is_zero(
+    value: float,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # 1 / eps is 1e8: a mean that is rounded, or scale * g - scale * mean, would show.
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, backend)
     for transform in (ZNorm(), Autoscale("inverse"), ZNorm("global"), chain(Center(), ZNorm())):
-        out, _ = transform.update([torch.full((3, 4), value, dtype=dtype)])
+        out, _ = transform.update([torch.full(shape, value, dtype=dtype)])
         assert out[0].abs().max().item() <= 1e-6 * max(1.0, abs(value))
 
 

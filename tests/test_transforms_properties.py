@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import numpy as np
@@ -15,6 +17,7 @@ import gradwise as gw
 from gradwise import backends
 from gradwise.transforms import decide
 from reference import transforms as ot
+from reference.described import NAMES
 from reference.pairs import PAIRS, assert_close, bad, run, table, weights
 from reference.strategies import (
     ALL,
@@ -46,12 +49,17 @@ def test_update_is_the_oracle(name: str, steps: list[list[Tensor]]) -> None:
 @pytest.mark.parametrize("name", PAIRS)
 @FEW
 @given(
-    grads=gradients(dtypes=ALL, kinds=("normal",), scales=(-3, 1), offsets=(0.0, 1.0), absent=False)
+    grads=gradients(
+        dtypes=ALL, kinds=("normal",), scales=(-3, 1), offsets=(0.0, 1.0), absent=False
+    ),
+    backend=st.sampled_from(NAMES),
 )
-def test_one_update_on_any_list(name: str, grads: list[Tensor]) -> None:
+def test_one_update_on_any_list(name: str, grads: list[Tensor], backend: str) -> None:
     transform, oracle = PAIRS[name]
     params = weights(grads)
-    out, _ = transform.update(grads, None, params)
+    # The backend also decides how the map is applied: by numbers on the host or on the device.
+    with patch.dict(os.environ, {backends.ENVIRONMENT_VARIABLE: backend}):
+        out, _ = transform.update(grads, None, params)
     ref, _ = oracle.step(as_arrays(grads), oracle.init(), as_arrays(params))
     assert_close(out, ref, grads, cancels=name == "autoscale-log")
 

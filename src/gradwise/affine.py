@@ -21,6 +21,7 @@ class Affine:
         scale: 0-d (one factor for all touched tensors), [S] (one a segment), or None for 1.
         shift: 0-d or [S], in the gradients' unit, or None for 0.
         touched: one flag a tensor; tensors with False keep their bits. None touches all.
+        shifted: one flag a tensor; False where the shift is known to be 0. None: as `touched`.
 
     Examples:
         >>> import torch
@@ -29,12 +30,18 @@ class Affine:
         >>> centre = Affine(shift=torch.tensor([1.0, 2.0]))
         >>> halve = Affine(scale=torch.tensor(0.5))
         >>> centre.then(halve, layout)
-        Affine(scale=tensor(0.5000), shift=tensor([1., 2.]), touched=None)
+        Affine(scale=tensor(0.5000), shift=tensor([1., 2.]), touched=None, shifted=(True, True))
     """
 
     scale: Tensor | None = None
     shift: Tensor | None = None
     touched: tuple[bool, ...] | None = None
+    shifted: tuple[bool, ...] | None = None
+
+    def shifts(self, tensor: int) -> bool:
+        """Whether the map may shift that tensor (by its place in the list)."""
+        flags = self.touched if self.shifted is None else self.shifted
+        return self.shift is not None and (flags is None or flags[tensor])
 
     @property
     def is_identity(self) -> bool:
@@ -69,7 +76,9 @@ class Affine:
         scale = first.scale if second.scale is None else second.scale
         if first.scale is not None and second.scale is not None:
             scale = first.scale * second.scale
-        return Affine(scale, shift, _either(self.touched, other.touched))
+        touched = _either(self.touched, other.touched)
+        shifted = tuple(self.shifts(i) or other.shifts(i) for i in range(len(layout)))
+        return Affine(scale, shift, touched, None if shifted == touched else shifted)
 
     def spread(self, layout: Layout) -> Affine:
         """The same map written out for every segment: 1 and 0 where nothing is touched."""
@@ -91,6 +100,7 @@ class Affine:
             None if self.scale is None else torch.where(condition, self.scale, 1.0),
             None if self.shift is None else torch.where(condition, self.shift, 0.0),
             self.touched,
+            self.shifted,
         )
 
     def in_units_of(self, factor: Tensor) -> Affine:
@@ -99,7 +109,7 @@ class Affine:
         With G = factor * g, `scale * (g - shift)` is `scale * (G - factor * shift)` in G's unit.
         """
         shift = None if self.shift is None else self.shift * factor
-        return Affine(self.scale, shift, self.touched)
+        return Affine(self.scale, shift, self.touched, self.shifted)
 
 
 def _either(

@@ -179,6 +179,7 @@ class Moments:
         return replace(self, mean=mean, m2=m2, min=low, max=high)
 
 
+@torch.no_grad()
 def measure(
     tensors: Sequence[Tensor | None],
     names: Sequence[str] | None = None,

@@ -37,6 +37,9 @@ def tolerance(
 ) -> tuple[float, float, float]:
     """Largest admissible error of mean, M2 and norm of one segment.
 
+    Five digits of M2 are asked of float32 sums, which leaves room for a cancellation of fifty
+    between sums of squares but for no more; float64 has to keep what its sums keep.
+
     With accumulators of relative error `e`, the mean is off by `d <= e mean|x|`. Deviations from
     a mean that is off by d add `n d^2` to M2, which is why M2 keeps its digits where |mean| is
     much larger than the std; a difference of large sums of squares would not pass here. Merging
@@ -52,7 +55,8 @@ def tolerance(
     # The oracle's own rounding of a large mean: one ulp of float64 in every deviation.
     own = n * (2.0**-50 * s.max_abs) ** 2
     between = 4 * d * math.sqrt(n * s.m2) if merged else 0.0
-    return d, 4 * e * s.m2 + 2 * n * d**2 + own + between, 4 * e * s.norm
+    digits = 4 * e if dtype == torch.float64 else max(4 * e, 1e-5)
+    return d, digits * s.m2 + 2 * n * d**2 + own + between, 4 * e * s.norm
 
 
 def pieces(grads: list[Tensor | None], per: str) -> list[tuple[np.ndarray, torch.dtype]]:

@@ -137,7 +137,7 @@ def gradients(
     draw: st.DrawFn, *, absent: bool = True, max_size: int = 5, **how: object
 ) -> list[Tensor | None]:
     """A list of gradients, some of them None where `absent`."""
-    one = tensors(**how)  # type: ignore[arg-type]
+    one = tensors(**how)  # type: ignore[arg-type]  # keywords are passed on unseen
     entry = st.one_of(one, one, one, st.none()) if absent else one
     return draw(st.lists(entry, min_size=1, max_size=max_size))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -101,5 +102,5 @@ def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> N
             None if v is None else v.to(device, non_blocking=True)
             for v in (affine.scale, affine.shift)
         )
-        part = Affine(scale, shift, affine.touched)
+        part = replace(affine, scale=scale, shift=shift)
         apply_(here, part, layout, on_host=choose(device) == "cpu")

@@ -34,7 +34,7 @@ def apply_(
     touched = affine.touched or (True,) * len(layout)
     chosen = [i for i, tensor in enumerate(tensors) if tensor is not None and touched[i]]
     for i in chosen:
-        if affine.shift is not None and not layout.dense[i]:
+        if affine.shifts(i) and not layout.dense[i]:
             raise UserError(
                 f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
                 "so use a transform that only scales"
@@ -66,10 +66,12 @@ def _apply_on_device(
     scale, shift = affine.scale, affine.shift
     if scale is not None and shift is not None:
         # One launch and one read and write a tensor instead of two: scale * g - scale * shift.
-        scales, offsets = _pick(scale, layout, which), _pick(-scale * shift, layout, which)
-        for tensor, factor, offset in zip(tensors, scales, offsets, strict=True):
-            kind = tensor.dtype
-            torch.addcmul(offset.to(kind), tensor, factor.to(kind), out=tensor)
+        for kind in {tensor.dtype for tensor in tensors}:
+            scales = _pick(scale.to(kind), layout, which)
+            offsets = _pick((-scale * shift).to(kind), layout, which)
+            for tensor, factor, offset in zip(tensors, scales, offsets, strict=True):
+                if tensor.dtype == kind:
+                    torch.addcmul(offset, tensor, factor, out=tensor)
     elif shift is not None:
         torch._foreach_sub_(tensors, _pick(shift, layout, which))
     elif scale is not None and scale.dim() == 0:

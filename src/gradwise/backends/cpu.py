@@ -11,6 +11,7 @@ nothing.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import cast
 
@@ -48,6 +49,7 @@ class _Plan:
         self.small = [i for i in whole if numels[i] <= limit]
         self.large = [i for i in whole if numels[i] > limit]
         blocks = [-(-layout.numels[i] // BLOCK) for i in self.small]
+        self.lock = threading.Lock()
         self.scratch = torch.zeros(sum(blocks), BLOCK)  # padding stays 0
         self.slots = []
         start = 0
@@ -70,12 +72,17 @@ class _Plan:
         self.in_order = order == list(range(layout.segments))
 
 
+def _plan(layout: Layout) -> _Plan:
+    with torch.inference_mode(False):  # the scratch outlives the mode it is made in
+        return _Plan(layout)
+
+
 _WIDE = (torch.float64, torch.complex128)
 
 
 def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     """Measure every segment; see `gradwise.backends.measure`."""
-    plan = layout.cached("cpu plan", lambda: _Plan(layout))
+    plan = layout.cached("cpu plan", lambda: _plan(layout))
     there = cast(Sequence[Tensor], tensors)  # the plan names those that are
     parts = []
     if plan.main:
@@ -94,17 +101,12 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
 
 def _main(tensors: list[Tensor], plan: _Plan, extremes: bool) -> Stats:
     """One segment a tensor: the small ones, then the large ones."""
-    given = [real_view(tensor) if plan.complex else tensor for tensor in tensors]
+    given = [real_view(t.resolve_conj()) for t in tensors] if plan.complex else tensors
     n_small = len(plan.small)
     sums = torch.zeros(2, len(given), dtype=torch.float64)
     if n_small:
-        torch._foreach_copy_(plan.slots, given[:n_small])
-        scratch = plan.scratch
-        if scratch.numel() <= TINY:  # exact for small whole numbers, as people try first
-            squares = torch.linalg.vecdot(scratch, scratch).double()
-        else:  # twice as fast
-            squares = torch.linalg.vector_norm(scratch, dim=1).double().square_()
-        sums.index_add_(1, plan.of_block, torch.stack([scratch.sum(1), squares]))
+        with plan.lock:  # the scratch is shared by all who measure this layout
+            sums.index_add_(1, plan.of_block, _block_sums(given[:n_small], plan))
     if n_small < len(given):
         large: list[Tensor] = []
         for tensor in given[n_small:]:
@@ -124,6 +126,17 @@ def _main(tensors: list[Tensor], plan: _Plan, extremes: bool) -> Stats:
         return Stats(mean, m2, nonfinite, None, None)
     low, high = zip(*(tensor.aminmax() for tensor in given), strict=True)
     return Stats(mean, m2, nonfinite, torch.stack(low).double(), torch.stack(high).double())
+
+
+def _block_sums(tensors: list[Tensor], plan: _Plan) -> Tensor:
+    """[2, blocks]: sums and sums of squares of the small tensors, block by block."""
+    scratch = plan.scratch
+    torch._foreach_copy_(plan.slots, tensors)
+    if scratch.numel() <= TINY:  # exact for small whole numbers, as people try first
+        squares = torch.linalg.vecdot(scratch, scratch).double()
+    else:  # twice as fast
+        squares = torch.linalg.vector_norm(scratch, dim=1).double().square_()
+    return torch.stack([scratch.sum(1), squares])
 
 
 def _unsound(m2: Tensor, square: Tensor, count: Tensor | int) -> list[int]:
@@ -152,7 +165,8 @@ def _sum_of_squares(flat: Tensor) -> Tensor:
 
 def _rows(tensor: Tensor, rows: int, extremes: bool) -> Stats:
     """One tensor cut into rows, a sparse one, or one in float64."""
-    if tensor.layout != torch.strided or tensor.dtype != torch.float32:
+    long = tensor.numel() >= rows * LONG
+    if long or tensor.layout != torch.strided or tensor.dtype != torch.float32:
         return reference.tensor_stats(tensor, rows, extremes)
     values = as_rows(tensor, rows)
     count = values.shape[1]

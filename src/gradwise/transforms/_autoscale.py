@@ -113,7 +113,7 @@ class Autoscale(Transform):
         (tensor([[-1.,  1.]]), 1.0)
         >>> (burst,), state = Autoscale().update([torch.tensor([[100.0, 300.0]])], state)
         >>> burst, round(state["alpha"].item(), 6)
-        (tensor([[-1.0000,  1.0000]]), 0.01)
+        (tensor([[-1.,  1.]]), 0.01)
     """
 
     def __init__(self, rule: Rule = "trend") -> None:

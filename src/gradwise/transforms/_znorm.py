@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from gradwise.affine import Affine
 from gradwise.errors import UserError
 from gradwise.moments import Moments
@@ -58,7 +61,11 @@ class ZNorm(Transform):
         eligible = moments.layout.eligible
         if self.scope == "global":
             pooled = moments.pooled(eligible)
-            return Affine(1.0 / (pooled.std + self.eps)[0], pooled.mean[0], eligible), state
+            return Affine(self._scale(pooled.std)[0], pooled.mean[0], eligible), state
         own = moments.per_tensor()
-        scale = 1.0 / (own.std + self.eps)
-        return Affine(moments.expand(scale), moments.expand(own.mean), eligible), state
+        scale = moments.expand(self._scale(own.std))
+        return Affine(scale, moments.expand(own.mean), eligible), state
+
+    def _scale(self, std: Tensor) -> Tensor:
+        # Centring makes a constant 0; multiplied by 1 / eps, its rounding would show.
+        return torch.where(std > 0, 1.0 / (std + self.eps), 1.0)

@@ -56,21 +56,31 @@ class Transform(ABC):
     @overload
     def update(
         self,
+        grads: Sequence[Tensor | None],
+        state: State | None = None,
+        params: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor | None], State]: ...
+
+    @overload
+    def update(
+        self,
         grads: Mapping[str, Tensor],
         state: State | None = None,
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], State]: ...
 
+    @torch.no_grad()
     def update(
         self,
-        grads: Sequence[Tensor] | Mapping[str, Tensor],
+        grads: Sequence[Tensor | None] | Mapping[str, Tensor],
         state: State | None = None,
         params: Sequence[Tensor] | Mapping[str, Tensor] | None = None,
-    ) -> tuple[list[Tensor] | dict[str, Tensor], State]:
+    ) -> tuple[list[Tensor] | list[Tensor | None] | dict[str, Tensor], State]:
         """The transformed gradients, as a function: nothing is written in place.
 
         Args:
-            grads: a list of tensors, or a dict by name as `torch.func` gives.
+            grads: a list of tensors, with None where there is none, or a dict by name as
+                `torch.func` gives.
             state: what the last call returned; None begins.
             params: the parameters, for transforms that need them.
 
@@ -82,6 +92,7 @@ class Transform(ABC):
             ValueError: where the transform needs `params` and none are given.
         """
         names = list(grads) if isinstance(grads, Mapping) else None
+        tensors: list[Tensor | None]
         tensors = list(grads.values()) if isinstance(grads, Mapping) else list(grads)
         weights = None
         if params is not None and self.needs_params:
@@ -92,9 +103,11 @@ class Transform(ABC):
             )
         moments = measure(tensors, names, per=self.per, params=weights)
         affine, state = decide(self, moments, state if state is not None else self.init(moments))
-        new = [tensor.clone() for tensor in tensors]
+        new = [None if tensor is None else tensor.clone() for tensor in tensors]
         backends.apply(new, affine, moments.layout)
-        return (new if names is None else dict(zip(names, new, strict=True))), state
+        if names is None:
+            return new, state
+        return {k: v for k, v in zip(names, new, strict=True) if v is not None}, state
 
 
 def decide(
