@@ -122,17 +122,49 @@ def test_a_folder_where_a_writer_died_at_once_is_empty(tmp_path: Path, maker: Ma
     maker.check(load(tmp_path), [0])
 
 
-def test_dropped_steps_stay_dropped_for_a_reader(tmp_path: Path, maker: Maker) -> None:
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("step", [0, 5, 250, 1024, 1500])
+def test_pyramids_forget_what_was_dropped(tmp_path: Path, step: int) -> None:
+    """The second leg records other values, and none of the first may shine through."""
+    names = ["a", "b"]
+
+    def run(begin: int, value: float, **options: int) -> None:
+        with RunWriter(tmp_path, names, layer_metrics=["norm"], flush_every=0, **options) as writer:
+            for start in range(begin, 1600, 50):
+                norm = np.full((50, 2), value)
+                writer.append(np.arange(start, start + 50), {"norm": norm}, {"loss": norm[:, 0]})
+
+    run(0, 1.0)
+    assert len(list((tmp_path / "pyramids").iterdir())) == 4
+    run(step, 2.0, resume_from=step)
+    loaded = load(tmp_path)
+    for bins in (loaded.downsampled("norm", 20), loaded.downsampled_steps(20)):
+        old, new = bins.last_step < step, bins.first_step >= step
+        assert old.sum() + new.sum() >= len(old) - 1
+        for stat in (bins.min, bins.mean, bins.max):
+            assert np.all(stat[old] == 1.0)
+            assert np.all(stat[new] == 2.0)
+        total = step + 50 * len(range(step, 1600, 50))
+        assert np.all(bins.count.sum(0) == total)
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_dropped_steps_stay_dropped_for_a_reader(
+    tmp_path: Path, maker: Maker, refresh: bool
+) -> None:
     """A reader that has known the old files is not confused by new ones of the same name."""
     with maker.writer(tmp_path) as writer:
         maker.append(writer, np.arange(8))
         maker.append(writer, np.arange(8, 16))
     run = load(tmp_path)
     maker.check(run, np.arange(16))
+    before = sorted(path.name for path in (tmp_path / "layers").iterdir())
     with RunWriter(tmp_path, maker.layers, layer_metrics=maker.metrics, resume_from=8) as writer:
         other = {name: np.full((8, 3), 7.0) for name in maker.metrics}
         writer.append(np.arange(8, 16), other, {"loss": np.full(8, 7.0)})
-    run.refresh()
+    assert before == sorted(path.name for path in (tmp_path / "layers").iterdir())
+    if refresh:
+        run.refresh()
     steps, values = run.metric("norm", first=8)
     assert steps.tolist() == list(range(8, 16))
     assert np.all(values == 7.0)

@@ -260,7 +260,7 @@ def test_reading_what_is_not_there(folder: Path) -> None:
         (lambda: run.downsampled("std"), r"among \['mean', 'norm'\], got 'std'"),
         (lambda: run.downsampled("norm", 0), "expected points >= 1, got points=0"),
         (lambda: run.downsampled_steps(-1), "expected points >= 1, got points=-1"),
-        (lambda: run.files("pyramids"), "expected table 'layers' or 'steps', got 'pyramids'"),
+        (lambda: run.files("pyramids"), r"expected table 'layers', 'steps' or .* got 'pyramids'"),
     ):
         with pytest.raises(UserError, match=says):
             call()

@@ -1,6 +1,6 @@
 """Records on their way to the disk: checked, copied, and bounded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,187 +8,153 @@ import numpy as np
 import numpy.typing as npt
 
 from gradwise.errors import UserError
-from gradwise.watch.store.grid import Grid
-from gradwise.watch.store.runfile import check_names
+from gradwise.watch.store.grid import Array, Grid, TableSpec
 
-__all__ = ["Block", "Buffer"]
+__all__ = ["Block", "Buffer", "check_steps", "copied", "shrink"]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Some consecutive records.
+def check_steps(steps: npt.NDArray[Any], after: int) -> npt.NDArray[np.int64]:
+    """Step numbers as int64, if they go on where the last ones ended.
 
-    Attributes:
-        steps: step numbers [records], strictly ascending.
-        layers: layer metrics [records, layers].
-        scalars: step metrics [records].
+    Args:
+        steps: [K] whole numbers, strictly ascending.
+        after: the last step recorded so far, -1 where there is none.
+
+    Raises:
+        UserError: where they do not.
+
+    Examples:
+        >>> check_steps(np.array([4, 7]), 3)
+        array([4, 7])
     """
-
-    steps: npt.NDArray[np.int64]
-    layers: dict[str, npt.NDArray[np.float32]]
-    scalars: dict[str, npt.NDArray[np.float64]]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the arrays take."""
-        arrays: list[npt.NDArray[Any]] = [self.steps, *self.layers.values(), *self.scalars.values()]
-        return sum(array.nbytes for array in arrays)
-
-    @classmethod
-    def check(
-        cls,
-        steps: npt.NDArray[Any],
-        layers: Mapping[str, npt.NDArray[Any]],
-        scalars: Mapping[str, npt.NDArray[Any]],
-        *,
-        width: int,
-        metrics: Sequence[str],
-        after: int,
-    ) -> "Block":
-        """Copy what a caller hands in, if it fits the run.
-
-        Args:
-            steps: [K] whole numbers, strictly ascending.
-            layers: metric -> [K, width].
-            scalars: metric -> [K].
-            width: number of layers in the run.
-            metrics: the run's layer metrics.
-            after: the last step recorded so far.
-
-        Raises:
-            UserError: where something does not fit; nothing has then been taken in.
-        """
-        if steps.ndim != 1 or (steps.size and steps.dtype.kind not in "iu"):
-            raise UserError(
-                f"expected steps of shape [K] and a whole-number type, got {list(steps.shape)} "
-                f"of {steps.dtype}"
-            )
-        numbers = steps.astype(np.int64)
-        count = len(numbers)
-        if count and (numbers[0] <= after or np.any(np.diff(numbers) <= 0)):
-            bad = int(numbers[np.argmax(np.diff(numbers, prepend=after) <= 0)])
-            raise UserError(
-                f"expected steps that ascend strictly, each >= 0 and after step {after}, got {bad}"
-                if after >= 0
-                else f"expected steps that ascend strictly, each >= 0, got {bad}"
-            )
-        for name in layers:
-            if name not in metrics:
-                raise UserError(f"expected layer metrics among {list(metrics)}, got {name!r}")
-        check_names("scalars", list(scalars), columns=True)
-        return cls(
-            numbers,
-            {name: _floats(name, layers[name], (count, width), np.float32) for name in layers},
-            {name: _floats(name, scalars[name], (count,), np.float64) for name in scalars},
+    if steps.ndim != 1 or (steps.size and steps.dtype.kind not in "iu"):
+        raise UserError(
+            f"expected steps of shape [K] and a whole-number type, got {list(steps.shape)} "
+            f"of {steps.dtype}"
         )
+    numbers = steps.astype(np.int64)
+    back = np.diff(numbers, prepend=after) <= 0
+    if np.any(back):
+        floor = f"each >= 0 and after step {after}" if after >= 0 else "each >= 0"
+        bad = int(numbers[np.argmax(back)])
+        raise UserError(f"expected steps that ascend strictly, {floor}, got {bad}")
+    return numbers
 
 
-def _floats(
-    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: type[np.floating[Any]]
-) -> npt.NDArray[Any]:
+def copied(
+    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: type[np.number[Any]]
+) -> Array:
+    """A copy of what a caller hands in, in the type it is kept in.
+
+    Args:
+        name: what it is called, for the error.
+        values: the values.
+        shape: the shape they must have.
+        dtype: the type wanted.
+
+    Raises:
+        UserError: where they have another shape or are no real numbers, or no whole ones where
+            the type is.
+    """
     array = np.asarray(values)
     if array.shape != shape:
         raise UserError(f"expected {name!r} of shape {list(shape)}, got {list(array.shape)}")
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"expected real numbers in {name!r}, got {array.dtype}")
+    whole = issubclass(dtype, np.integer)
+    if array.dtype.kind not in ("iub" if whole else "fiub"):
+        kind = "whole" if whole else "real"
+        raise UserError(f"expected {kind} numbers in {name!r}, got {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and shows as that
         return np.array(array, dtype=dtype)
 
 
-class Buffer:
-    """Blocks that are not on the disk yet, in step order."""
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive records of one table.
 
-    def __init__(self) -> None:
-        self._blocks: list[Block] = []
-        self.nbytes = 0
+    Attributes:
+        steps: step numbers [records], strictly ascending.
+        values: columns [records, layers].
+    """
+
+    steps: npt.NDArray[np.int64]
+    values: Mapping[str, Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take."""
+        return self.steps.nbytes + sum(array.nbytes for array in self.values.values())
+
+
+class Buffer:
+    """The records of one table that are not on the disk yet, in step order.
+
+    Args:
+        spec: the table.
+    """
+
+    def __init__(self, spec: TableSpec) -> None:
+        self._spec = spec
+        self.blocks: list[Block] = []
 
     @property
     def records(self) -> int:
         """Number of records in it."""
-        return sum(len(block.steps) for block in self._blocks)
+        return sum(len(block.steps) for block in self.blocks)
 
-    def add(self, block: Block) -> None:
-        """Take a block in.
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the records take."""
+        return sum(block.nbytes for block in self.blocks)
 
-        Args:
-            block: records that come after all others.
-        """
-        self._blocks.append(block)
-        self.nbytes += block.nbytes
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._blocks.clear()
-        self.nbytes = 0
-
-    def shrink(self, nbytes: int) -> int:
-        """Forget the oldest blocks until no more than `nbytes` are left; the newest one stays.
+    def grid(self, columns: Sequence[str], after: int) -> Grid | None:
+        """The records behind a step, as they will be written.
 
         Args:
-            nbytes: the bound.
-
-        Returns:
-            Number of records forgotten.
-        """
-        lost = 0
-        while self.nbytes > nbytes and len(self._blocks) > 1:
-            block = self._blocks.pop(0)
-            self.nbytes -= block.nbytes
-            lost += len(block.steps)
-        return lost
-
-    def layers(self, metrics: Sequence[str], width: int, after: int) -> Grid | None:
-        """The layer metrics of the records behind a step.
-
-        Args:
-            metrics: the columns; NaN where a block has none.
-            width: number of layers.
+            columns: the value columns; "not recorded" where a block has none.
             after: leave out records up to this step.
 
         Returns:
             A grid, or None where no record is left.
         """
-
-        def column(block: Block, name: str) -> npt.NDArray[np.float32]:
-            found = block.layers.get(name)
-            if found is None:
-                return np.full((len(block.steps), width), np.nan, np.float32)
-            return found
-
-        steps, low = self._steps(after)
+        if not self.blocks:
+            return None
+        steps = np.concatenate([block.steps for block in self.blocks])
+        low = int(np.searchsorted(steps, after, "right"))
         if low == len(steps):
             return None
         values = {
-            name: np.concatenate([column(block, name) for block in self._blocks])[low:].T
-            for name in metrics
+            name: np.concatenate([self._column(block, name) for block in self.blocks])[low:].T
+            for name in columns
         }
         return Grid({"step": steps[low:]}, values)
 
-    def scalars(self, metrics: Sequence[str], after: int) -> Grid | None:
-        """The step metrics of the records behind a step.
+    def _column(self, block: Block, name: str) -> Array:
+        found = block.values.get(name)
+        if found is None:
+            return np.full((len(block.steps), self._spec.width), self._spec.missing(name))
+        return found
 
-        Args:
-            metrics: the columns; NaN where a block has none.
-            after: leave out records up to this step.
 
-        Returns:
-            A grid with one row, or None where no record is left.
-        """
+def shrink(buffers: Iterable[Buffer], nbytes: int) -> int:
+    """Forget the oldest records of several tables until no more than `nbytes` are left.
 
-        def column(block: Block, name: str) -> npt.NDArray[np.float64]:
-            found = block.scalars.get(name)
-            return np.full(len(block.steps), np.nan) if found is None else found
+    The newest block of each table stays, whatever its size.
 
-        steps, low = self._steps(after)
-        if low == len(steps):
-            return None
-        values = {
-            name: np.concatenate([column(block, name) for block in self._blocks])[None, low:]
-            for name in metrics
-        }
-        return Grid({"step": steps[low:]}, values)
+    Args:
+        buffers: the tables' buffers.
+        nbytes: the bound on all of them together.
 
-    def _steps(self, after: int) -> tuple[npt.NDArray[np.int64], int]:
-        none = np.empty(0, np.int64)
-        steps = np.concatenate([none, *(block.steps for block in self._blocks)])
-        return steps, int(np.searchsorted(steps, after, "right"))
+    Returns:
+        Number of steps of which something has been forgotten.
+    """
+    lost = set()
+    left = list(buffers)
+    while sum(buffer.nbytes for buffer in left) > nbytes:
+        full = [buffer for buffer in left if len(buffer.blocks) > 1]
+        if not full:
+            break
+        oldest = min(int(buffer.blocks[0].steps[0]) for buffer in full)
+        for buffer in full:
+            if buffer.blocks[0].steps[0] == oldest:
+                lost.update(buffer.blocks.pop(0).steps.tolist())
+    return len(lost)

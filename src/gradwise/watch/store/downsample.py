@@ -187,3 +187,21 @@ def _join(stack: Sequence[Bins]) -> Bins:
         along(lambda bins: bins.max),
         along(lambda bins: bins.count),
     )
+
+
+def downsampled(
+    names: tuple[str, ...],
+    first: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+    bins: Bins,
+) -> Downsampled:
+    """Bins as they are handed out, one column a series.
+
+    Args:
+        names: what the series are.
+        first: the first step of each bin.
+        last: the last step of each bin.
+        bins: the series' bins [series, bins].
+    """
+    count = bins.count.T.astype(np.int64)
+    return Downsampled(names, first, last, bins.min.T, bins.mean.T, bins.max.T, count)

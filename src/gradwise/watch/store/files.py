@@ -97,7 +97,9 @@ def make_folder(root: Path, name: str) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(errno.ENOENT, "the run folder is gone", str(root))
     folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        fsync_folder(folder.parent)
     return folder
 
 

@@ -48,7 +48,9 @@ class Folder:
 
     Attributes:
         info: the content of `run.json`.
-        last: the last step that is whole in every table, -1 before the first.
+        last: the last step that can be read in every table, -1 before the first.
+        end: the last step that was written into every table. Beyond it is what a writer that
+            died had written into one table only.
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,7 +68,7 @@ class Folder:
             UserError: where the folder is no longer a run folder.
         """
         self.info: RunFile = read_run_file(self.root)
-        self.last = self._list()
+        self.last, self.end = self._list()
 
     @property
     def damaged(self) -> tuple[Path, ...]:
@@ -94,26 +96,36 @@ class Folder:
                 if damage.system is not None and damage.system.errno in _SHORTAGES:
                     raise UserError(f"{self.root} cannot be read: {damage.system}") from None
                 self._damaged.add(damage.part)
-            self.last = min(self.last, self._list())
+            last, end = self._list()
+            self.last, self.end = min(self.last, last), min(self.end, end)
         raise UserError(f"{self.root} changes faster than it can be read")
 
-    def _list(self) -> int:
-        """List the folder; returns the last step that every table of records has."""
+    def _list(self) -> tuple[int, int]:
+        """List the folder; returns `last` and `end` as they are now."""
         tables = Tables()
         readers: dict[Part, PartReader] = {}
+        last, end = [], []
         for name, spec in self.info.tables.items():
-            tables.records[name] = self._table(spec, readers)
-            tables.levels[name] = []
-            while level := self._table(level_spec(spec, len(tables.levels[name]) + 1), readers):
-                tables.levels[name].append(level)
+            found, written = self._table(spec, readers)
+            tables.records[name] = found
+            if name == "histograms":  # sampled: they say nothing about where the run has got to
+                continue
+            last.append(found[-1].part.last if found else -1)
+            end.append(written)
+            levels = tables.levels[name] = []
+            while level := self._table(level_spec(spec, len(levels) + 1), readers)[0]:
+                levels.append(level)
         self._tables, self._readers = tables, readers
         for path in self.damaged:
             if path not in self._warned:
                 self._warned.add(path)
                 warnings.warn(f"{path} is damaged and was left out", RuntimeWarning, stacklevel=4)
-        return min(found[-1].part.last if found else -1 for found in tables.records.values())
+        return min(last), min(end)
 
-    def _table(self, spec: TableSpec, readers: dict[Part, PartReader]) -> list[PartReader]:
+    def _table(
+        self, spec: TableSpec, readers: dict[Part, PartReader]
+    ) -> tuple[list[PartReader], int]:
+        """The parts of a table, and the last step that its files' names tell of."""
         try:
             kept, _, damaged = resolve(list_parts(self.root / spec.folder), self._usable)
         except OSError as error:
@@ -121,7 +133,7 @@ class Folder:
         self._damaged.update(damaged)
         found = [self._readers.get(part) or PartReader(part, spec) for part in kept]
         readers.update((reader.part, reader) for reader in found)
-        return found
+        return found, max((part.last for part in [*kept, *damaged]), default=-1)
 
     def _usable(self, part: Part) -> bool:
         if part in self._damaged:

@@ -47,7 +47,7 @@ class TableSpec:
         folder: where its parts lie, inside the run folder.
         keys: its whole-number columns which are the same for every layer.
         layers: the layers' names, in the order of the rows; None for one row a step.
-        dtype: the type of its values; counts in a pyramid are int32.
+        dtype: the type of its values, float32, float64 or int64; counts in a pyramid are int32.
     """
 
     folder: str
@@ -61,7 +61,7 @@ class TableSpec:
         return 1 if self.layers is None else len(self.layers)
 
     def missing(self, column: str) -> np.generic:
-        """What stands in a value column for "not recorded", in the column's type.
+        """What stands in a value column for "not recorded", in the column's type: NaN, or 0.
 
         Args:
             column: the column's name.
@@ -72,8 +72,8 @@ class TableSpec:
         """
         if self.keys == BIN_KEYS and column.endswith("_count"):
             return np.int32(0)
-        kind = np.dtype(self.dtype).type
-        value: np.generic = kind(np.nan)
+        kind = np.dtype(self.dtype)
+        value: np.generic = kind.type(np.nan if kind.kind == "f" else 0)
         return value
 
 
@@ -83,7 +83,7 @@ class Grid:
 
     Attributes:
         keys: whole-number columns [steps]; the first ascends strictly.
-        values: float (or int32, for counts) columns [layers, steps].
+        values: value columns [layers, steps].
     """
 
     keys: dict[str, npt.NDArray[np.int64]]

@@ -35,7 +35,11 @@ class Housekeeper:
         self._root = root
         self._tables = dict(tables)
         self._keep = keep_steps
-        self._levels = {name: _levels(root, shelf.spec) for name, shelf in tables.items()}
+        self._levels = {
+            name: _levels(root, shelf.spec)
+            for name, shelf in tables.items()
+            if name != "histograms"  # sampled, and few
+        }
         self._jobs: dict[tuple[int, str], Generator[None, None, object]] = {}
 
     @property
@@ -117,19 +121,16 @@ class Housekeeper:
 
     def _next(self) -> tuple[int, str] | None:
         """The job to go on with, begun if need be."""
-        for name, table in self._tables.items():
-            key = (_PYRAMID, name)
+        for name, levels in self._levels.items():
+            table, key = self._tables[name], (_PYRAMID, name)
             if key in self._jobs:
                 return key
-            levels = self._levels[name]
             while levels and levels[-1].parts:
                 levels.append(Shelf(self._root, level_spec(table.spec, len(levels) + 1)))
             if not levels:
                 levels.append(Shelf(self._root, level_spec(table.spec, 1)))
             for source, target in zip([table, *levels], levels, strict=False):
-                source.check()
-                fresh = (part for part in source.parts if part.last > target.last)
-                if sum(source.steps(part) for part in fresh) >= CHUNK:
+                if source.behind(target.last) >= CHUNK:
                     self._jobs[key] = extend(source, target, CHUNK)
                     if self._advance(key):
                         return key

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from gradwise.errors import UserError
 __all__ = ["LOCK_NAME", "FolderLock"]
 
 LOCK_NAME = "writer.lock"
+
+# A writer that has just been killed, or has just forked, lets go within milliseconds.
+_TRIES, _PAUSE = 10, 0.05
 
 # What flock answers while somebody else holds the lock; any other error means that this file
 # system knows no locks, and then there is none to take.
@@ -56,7 +60,11 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK_NAME
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_lock(fd):
+        for _ in range(_TRIES):
+            if _try_lock(fd):
+                break
+            time.sleep(_PAUSE)
+        else:
             holder = os.read(fd, 200).decode("utf-8", "replace").strip()
             os.close(fd)
             whom = f" ({holder})" if holder else ""

@@ -133,8 +133,6 @@ def merge(
     steps, layers = len(first), shelf.spec.layers
     with ExitStack() as stack:
         cursors = [stack.enter_context(Cursor(piece.reader, columns)) for piece in pieces]
-        for cursor in cursors:
-            cursor.open()
         part = PartWriter(shelf.folder, int(first[0]), int(last[-1]), tier)
         stack.enter_context(part)
         for start, stop in layer_groups(steps, shelf.spec.width, len(columns)):

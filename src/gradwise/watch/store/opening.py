@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from gradwise.errors import UserError
-from gradwise.watch.store.files import is_draft, remove
+from gradwise.watch.store.files import fsync_folder, is_draft, remove
 from gradwise.watch.store.grid import TableSpec
 from gradwise.watch.store.lock import LOCK_NAME, FolderLock
 from gradwise.watch.store.merge import merge
@@ -15,7 +15,7 @@ from gradwise.watch.store.reading import DamagedPartError, VanishedPartError
 from gradwise.watch.store.runfile import RUN_FILE, RunFile, read_run_file
 from gradwise.watch.store.shelf import Shelf
 
-__all__ = ["claim", "cut_back", "same_layers"]
+__all__ = ["claim", "continued", "cut_back", "same_layers"]
 
 
 def _contents(root: Path) -> list[str]:
@@ -62,7 +62,9 @@ def claim(root: Path, *, resume: bool) -> FolderLock:
     elif found and RUN_FILE not in found:
         raise _refuse(root, found)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        if not root.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            fsync_folder(root.parent)
         lock = FolderLock(root)
     except OSError as error:
         raise UserError(
@@ -104,6 +106,34 @@ def same_layers(root: Path, info: RunFile, layers: tuple[str, ...]) -> None:
         )
         told = [f"in another order: {layers[at]!r} where {info.layers[at]!r} was"]
     raise UserError(f"expected the layers of the run in {root}, got layers {' and '.join(told)}")
+
+
+def continued(root: Path, info: RunFile, step: int) -> None:
+    """Turn what a writer was told about a run into what the run holds from now on.
+
+    Args:
+        root: the run folder.
+        info: what the writer was told; changed in place.
+        step: the step it resumes from.
+
+    Raises:
+        UserError: where the run has other layers or other histogram edges.
+    """
+    old = read_run_file(root)
+    same_layers(root, old, info.layers)
+    edges = info.histogram_edges
+    if old.histogram_edges and edges and old.histogram_edges != edges:
+        raise UserError(
+            f"expected the histogram_edges of the run in {root}, {list(old.histogram_edges)}, "
+            f"got {list(edges)}"
+        )
+    info.histogram_edges = old.histogram_edges or edges
+    info.layer_metrics = tuple(dict.fromkeys([*old.layer_metrics, *info.layer_metrics]))
+    info.step_metrics = tuple(dict.fromkeys([*old.step_metrics, *info.step_metrics]))
+    info.units = old.units | info.units
+    info.meta = old.meta | info.meta
+    info.created = old.created
+    info.resumed = (*old.resumed, step)
 
 
 def cut_back(root: Path, tables: dict[str, TableSpec], step: int) -> dict[str, Shelf]:

@@ -9,7 +9,7 @@ it, so a crash between writing a merged part and deleting the small ones is sett
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Part", "has_tail", "list_parts", "part_name", "resolve"]
@@ -28,14 +28,15 @@ class Part:
         first: the first step in it.
         last: the last step in it.
         tier: how many merges it has been through.
-        stamp: inode, time of writing in ns and size in bytes; tells a new file of the same name.
+        stamp: time of writing in ns and size in bytes; tells a new file of the same name. The
+            inode would be no help: some network file systems number files anew at every look.
     """
 
     path: Path
     first: int
     last: int
     tier: int
-    stamp: tuple[int, int, int] = field(default=(0, 0, 0))
+    stamp: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:
@@ -58,13 +59,13 @@ def part_name(first: int, last: int, tier: int) -> str:
     return f"{first:012d}-{last:012d}.t{tier}.parquet"
 
 
-def stamp_of(stat: os.stat_result) -> tuple[int, int, int]:
+def stamp_of(stat: os.stat_result) -> tuple[int, int]:
     """What tells a file from an earlier one of the same name.
 
     Args:
         stat: the file's status.
     """
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _scan(folder: Path) -> list[Part]:
@@ -79,8 +80,7 @@ def _scan(folder: Path) -> list[Part]:
                 if first > last or last > _MAX_STEP:
                     continue
                 try:
-                    # not entry.stat(): Windows would leave the inode out there
-                    stamp = stamp_of(os.stat(entry.path))
+                    stamp = stamp_of(entry.stat())
                 except OSError:  # merged away since the listing began
                     continue
                 parts.append(Part(Path(entry.path), first, last, tier, stamp))

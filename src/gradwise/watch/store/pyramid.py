@@ -142,6 +142,21 @@ class Bins:
         return Bins(low, mean, high, count)
 
 
+def stacked(series: Sequence[Bins], count: int) -> Bins:
+    """Bins of several metrics with one row each, row on row.
+
+    Args:
+        series: bins [1, count] of each metric.
+        count: number of bins, for where there is no metric.
+    """
+
+    def rows(stat: str) -> Array:
+        none = np.empty((0, count), np.int64 if stat == "count" else np.float64)
+        return np.concatenate([none, *(getattr(bins, stat) for bins in series)])
+
+    return Bins(*(rows(stat) for stat in STATS))
+
+
 def _take(pieces: Sequence[Piece], amount: int) -> list[Piece]:
     """The first `amount` records of some pieces; none if there are fewer."""
     taken, left = [], amount
@@ -184,10 +199,8 @@ def extend(source: Shelf, target: Shelf, chunk: int) -> Generator[None, None, bo
     metrics = columns if raw else metrics_of(columns)
     folder = make_folder(target.root, target.spec.folder)
     with ExitStack() as stack:
-        # All files are open before the first pause: a merge may delete them in the meantime.
+        # The first block opens them all: a merge may delete the files during any pause after it.
         cursors = [stack.enter_context(Cursor(piece.reader, columns)) for piece in pieces]
-        for cursor in cursors:
-            cursor.open()
         part = PartWriter(folder, int(first[0]), int(last[-1]), 0)
         stack.enter_context(part)
         width, size = source.spec.width, max(1, _BLOCK_VALUES // chunk)

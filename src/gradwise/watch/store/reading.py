@@ -200,6 +200,8 @@ class PartReader:
 class Cursor:
     """Reads a part layer by layer in order, decoding every row group once.
 
+    The first read opens the file; from then on it can be read even if somebody deletes it.
+
     Args:
         reader: the part.
         columns: the value columns that will be read.
@@ -212,16 +214,6 @@ class Cursor:
         self._at = -1
         self._values: dict[str, Array] = {}
 
-    def open(self) -> None:
-        """Open the file now; it can then be read even after it has been deleted.
-
-        Raises:
-            DamagedPartError: where it cannot be read.
-            VanishedPartError: where it is no longer there.
-        """
-        if self._file is None:
-            self._file = self._reader.open()
-
     def read(self, start: int, stop: int) -> dict[str, Array]:
         """The layers from `start` to `stop`, as `PartReader.read` gives them.
 
@@ -233,7 +225,8 @@ class Cursor:
             DamagedPartError: where it cannot be read.
             VanishedPartError: where it is no longer there.
         """
-        self.open()
+        if self._file is None:
+            self._file = self._reader.open()
         group = self._reader.group
         found: list[dict[str, Array]] = []
         for at in range(start // group, (stop - 1) // group + 1):

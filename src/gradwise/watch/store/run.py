@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradwise.errors import UserError
-from gradwise.watch.store.arrow import as_arrow, as_dictionary
-from gradwise.watch.store.downsample import Downsampled, collect
+from gradwise.watch.store.downsample import Downsampled, collect, downsampled
 from gradwise.watch.store.folder import Folder, Tables
-from gradwise.watch.store.grid import Array, Grid
+from gradwise.watch.store.grid import Grid
 from gradwise.watch.store.pieces import pieces_between, read_pieces
-from gradwise.watch.store.pyramid import Bins
+from gradwise.watch.store.pyramid import Bins, stacked
 from gradwise.watch.store.reading import PartReader
+from gradwise.watch.store.tables import long_table, wide_table
 
 __all__ = ["Run", "load"]
 
@@ -25,9 +25,6 @@ def load(path: str | Path) -> "Run":
 
     Args:
         path: the run folder.
-
-    Returns:
-        The run, up to the last step that is whole on the disk at this moment.
 
     Raises:
         UserError: where there is no run, or one that a newer gradwise has written.
@@ -107,6 +104,11 @@ class Run:
         return self._folder.info.layer_metrics
 
     @property
+    def histogram_edges(self) -> tuple[float, ...]:
+        """The edges between the bins of `histograms`; empty where the run has none."""
+        return self._folder.info.histogram_edges
+
+    @property
     def step_metrics(self) -> tuple[str, ...]:
         """What is recorded once a step: the columns of `steps`, those that came later included."""
 
@@ -118,7 +120,10 @@ class Run:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that is whole in every table; None before the first."""
+        """The last step that can be read in every table; None before the first.
+
+        Where the newest file of one table is damaged, the other table goes on beyond it.
+        """
         return self._folder.last if self._folder.last >= 0 else None
 
     @property
@@ -130,13 +135,13 @@ class Run:
         """The files that make up a table now, for readers such as DuckDB or `polars.scan_parquet`.
 
         Args:
-            table: "layers" or "steps".
+            table: "layers", "steps" or "histograms".
 
         Raises:
             UserError: where the run has no such table.
         """
-        if table not in ("layers", "steps"):
-            raise UserError(f"expected table 'layers' or 'steps', got {table!r}")
+        if table not in ("layers", "steps", "histograms"):
+            raise UserError(f"expected table 'layers', 'steps' or 'histograms', got {table!r}")
         return self._folder.read(
             lambda tables: [reader.part.path for reader in tables.records.get(table, [])]
         )
@@ -147,9 +152,7 @@ class Run:
 
         Read from the files at each access.
         """
-        names = self.step_metrics
-        grid = self._read("steps", names, 0, None)
-        return _table(grid, {name: grid.values[name][0] for name in names})
+        return wide_table(self._read("steps", self.step_metrics))
 
     @property
     def layers(self) -> pa.Table:
@@ -158,14 +161,34 @@ class Run:
         The columns are `step`, `layer` (dictionary of strings) and the layer metrics (float32).
         Read from the files at each access; for long runs ask for one `layer` or `metric`.
         """
-        names, width = self.layer_metrics, len(self.layer_names)
-        grid = self._read("layers", names, 0, None)
-        indices = np.tile(np.arange(width, dtype=np.int32), grid.steps)
-        layer = as_dictionary(indices, self.layer_names)
-        columns = {"step": as_arrow(np.repeat(grid.keys["step"], width)), "layer": layer}
-        for name in names:
-            columns[name] = as_arrow(grid.values[name].T)
-        return pa.table(columns)
+        return long_table(self._read("layers", self.layer_metrics), self.layer_names)
+
+    @property
+    def histograms(self) -> pa.Table:
+        """One row a sampled step and layer: `step`, `layer`, and a count (int64) for each bin.
+
+        Ordered like `layers`; without bins where the run has no histograms.
+        """
+        bins = self._folder.info.histogram_bins
+        return long_table(self._read("histograms", bins), self.layer_names)
+
+    def histogram(self, layer: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The histograms of one layer.
+
+        Args:
+            layer: its name.
+
+        Returns:
+            The sampled steps [K] and the counts [K, B], one bin more than `histogram_edges`.
+
+        Raises:
+            UserError: where the run has no such layer.
+        """
+        bins = self._folder.info.histogram_bins
+        grid = self._read("histograms", bins, only=self._index(layer))
+        counts = [grid.values[name][0] for name in bins]
+        shape = (grid.steps, len(bins))
+        return grid.keys["step"], np.array(counts, np.int64).T.reshape(shape)
 
     def layer(self, name: str, metrics: Sequence[str] | None = None) -> pa.Table:
         """One layer over all steps: `step` and its metrics, in step order.
@@ -177,16 +200,11 @@ class Run:
         Raises:
             UserError: where the run has no such layer or metric.
         """
-        if name not in self.layer_names:
-            raise UserError(
-                f"expected one of the run's {len(self.layer_names)} layers, got {name!r}"
-            )
         wanted = self.layer_metrics if metrics is None else tuple(dict.fromkeys(metrics))
         for metric in wanted:
             self._check_metric(metric)
-        index = self.layer_names.index(name)
-        grid = self._read("layers", wanted, 0, None, index, index + 1)
-        return _table(grid, {metric: grid.values[metric][0] for metric in wanted})
+        index = self._index(name)
+        return wide_table(self._read("layers", wanted, only=index))
 
     def metric(
         self, name: str, *, first: int | None = None, last: int | None = None
@@ -205,7 +223,7 @@ class Run:
             UserError: where the run has no such metric.
         """
         self._check_metric(name)
-        grid = self._read("layers", (name,), first or 0, last)
+        grid = self._read("layers", (name,), first, last)
         return grid.keys["step"], grid.values[name].T
 
     def downsampled(self, metric: str, points: int = 500) -> Downsampled:
@@ -220,10 +238,7 @@ class Run:
         """
         self._check_metric(metric)
         first, last, bins = self._collect("layers", (metric,), points)
-        found = bins[metric]
-        return _downsampled(
-            self.layer_names, first, last, found.min.T, found.mean.T, found.max.T, found.count.T
-        )
+        return downsampled(self.layer_names, first, last, bins[metric])
 
     def downsampled_steps(self, points: int = 500) -> Downsampled:
         """All step metrics in at most so many bins, from the pyramid where the run is long.
@@ -237,13 +252,14 @@ class Run:
         names = self.step_metrics
         first, last, bins = self._collect("steps", names, points)
 
-        def columns(stat: str) -> Array:
-            found = [getattr(bins[name], stat)[0] for name in names]
-            return np.stack(found, axis=1) if found else np.empty((len(first), 0))
+        return downsampled(names, first, last, stacked([bins[name] for name in names], len(first)))
 
-        return _downsampled(
-            names, first, last, columns("min"), columns("mean"), columns("max"), columns("count")
-        )
+    def _index(self, layer: str) -> int:
+        if layer not in self.layer_names:
+            raise UserError(
+                f"expected one of the run's {len(self.layer_names)} layers, got {layer!r}"
+            )
+        return self.layer_names.index(layer)
 
     def _check_metric(self, name: str) -> None:
         if name not in self.layer_metrics:
@@ -255,18 +271,19 @@ class Run:
         self,
         table: str,
         columns: Sequence[str],
-        first: int,
-        last: int | None,
-        start: int = 0,
-        stop: int | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        only: int | None = None,
     ) -> Grid:
+        """Columns of a table over some steps, of all layers or of only one."""
         spec = self._folder.info.tables.get(table)
-        end = self._folder.last if last is None else min(last, self._folder.last)
-        if spec is None:  # a run without layers
-            return Grid({"step": np.empty(0, np.int64)}, {})
+        end = self._folder.end if last is None else min(last, self._folder.end)
+        if spec is None:  # a run without layers, or without histograms
+            return Grid({"step": np.empty(0, np.int64)}, {n: np.empty((0, 0)) for n in columns})
+        start, stop = (0, spec.width) if only is None else (only, only + 1)
 
         def read(tables: Tables) -> Grid:
-            pieces = pieces_between(tables.records[table], first, end)
+            pieces = pieces_between(tables.records[table], first or 0, end)
             return read_pieces(pieces, spec, columns, start, stop)
 
         return self._folder.read(read)
@@ -282,23 +299,6 @@ class Run:
             tables: Tables,
         ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, Bins]]:
             records: list[PartReader] = tables.records[table]
-            return collect(records, tables.levels[table], spec, metrics, points, self._folder.last)
+            return collect(records, tables.levels[table], spec, metrics, points, self._folder.end)
 
         return self._folder.read(read)
-
-
-def _table(grid: Grid, columns: dict[str, Array]) -> pa.Table:
-    arrays = {"step": grid.keys["step"], **columns}
-    return pa.table({name: as_arrow(one) for name, one in arrays.items()})
-
-
-def _downsampled(
-    names: tuple[str, ...],
-    first: npt.NDArray[np.int64],
-    last: npt.NDArray[np.int64],
-    low: Array,
-    mean: Array,
-    high: Array,
-    count: Array,
-) -> Downsampled:
-    return Downsampled(names, first, last, low, mean, high, count.astype(np.int64))

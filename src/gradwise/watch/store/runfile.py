@@ -1,10 +1,12 @@
 """`run.json`: what a run folder holds, and the first thing anybody reads of it."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,17 @@ from gradwise.watch.store.files import replace_file
 from gradwise.watch.store.grid import BIN_KEYS, RECORD_KEYS, TableSpec
 from gradwise.watch.store.units import unit_of
 
-__all__ = ["FORMAT", "RUN_FILE", "VERSION", "RunFile", "check_names", "read_run_file"]
+__all__ = [
+    "FORMAT",
+    "RUN_FILE",
+    "VERSION",
+    "RunFile",
+    "check_edges",
+    "check_meta",
+    "check_names",
+    "now",
+    "read_run_file",
+]
 
 RUN_FILE = "run.json"
 FORMAT = "gradwise-run"
@@ -30,6 +42,7 @@ class RunFile:
         layers: the layers' names, in the order of the rows of each step.
         layer_metrics: columns of the `layers` table.
         step_metrics: columns of the `steps` table that were announced; others may have come since.
+        histogram_edges: the edges between the bins of the `histograms` table; empty for none.
         units: the unit of each metric that has a known one.
         meta: whatever the caller wants to keep with the run.
         created: when the run began, ISO 8601.
@@ -41,6 +54,7 @@ class RunFile:
     layers: tuple[str, ...]
     layer_metrics: tuple[str, ...]
     step_metrics: tuple[str, ...]
+    histogram_edges: tuple[float, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: now())
@@ -54,7 +68,19 @@ class RunFile:
         if self.layers and self.layer_metrics:
             specs["layers"] = TableSpec("layers", RECORD_KEYS, self.layers, "float32")
         specs["steps"] = TableSpec("steps", RECORD_KEYS, None, "float64")
+        if self.layers and self.histogram_edges:
+            # Before the others: they make a step count, so it must be there by then.
+            specs = {
+                "histograms": TableSpec("histograms", RECORD_KEYS, self.layers, "int64")
+            } | specs
         return specs
+
+    @property
+    def histogram_bins(self) -> tuple[str, ...]:
+        """The columns of the `histograms` table: one more than there are edges."""
+        count = len(self.histogram_edges)
+        digits = len(str(count))
+        return tuple(f"bin_{i:0{digits}d}" for i in range(count + 1)) if count else ()
 
     def write(self, root: Path) -> None:
         """Put it in place, whole.
@@ -76,6 +102,7 @@ class RunFile:
             "layers": list(self.layers),
             "layer_metrics": list(self.layer_metrics),
             "step_metrics": list(self.step_metrics),
+            "histogram_edges": list(self.histogram_edges),
             "units": known | self.units,
             "meta": self.meta,
         }
@@ -117,6 +144,30 @@ def check_names(argument: str, names: Sequence[str], *, columns: bool) -> tuple[
             raise UserError(f"expected Unicode text in {argument}, got {name!r}") from None
         seen.add(name)
     return tuple(names)
+
+
+def check_edges(edges: Sequence[float]) -> tuple[float, ...]:
+    """The edges of histogram bins as a tuple, if they ascend.
+
+    Args:
+        edges: finite and strictly ascending.
+
+    Raises:
+        UserError: where they are not.
+
+    Examples:
+        >>> check_edges([1e-8, 1e-4, 1])
+        (1e-08, 0.0001, 1.0)
+    """
+    numbers = tuple(float(edge) for edge in edges)
+    if not all(math.isfinite(edge) for edge in numbers):
+        raise UserError(f"expected finite histogram_edges, got {list(numbers)}")
+    for low, high in pairwise(numbers):
+        if not low < high:
+            raise UserError(
+                f"expected histogram_edges that ascend strictly, got {low:g} before {high:g}"
+            )
+    return numbers
 
 
 def check_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +243,7 @@ def _parse(path: Path, content: dict[str, Any]) -> RunFile:
             layers=check_names("layers", content["layers"], columns=False),
             layer_metrics=check_names("layer_metrics", content["layer_metrics"], columns=True),
             step_metrics=check_names("step_metrics", content["step_metrics"], columns=True),
+            histogram_edges=check_edges(content.get("histogram_edges", [])),
             units=units,
             meta=meta,
             created=str(content.get("created", "")),

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from gradwise.watch.store.files import fsync_folder, is_draft, remove
 from gradwise.watch.store.grid import TableSpec
 from gradwise.watch.store.parts import Part, has_tail, list_parts, resolve
@@ -31,6 +33,7 @@ class Shelf:
         self.spec = spec
         self.folder = root / spec.folder
         self._steps: dict[Part, int] = {}
+        self._asked: tuple[Part | None, int, int] = (None, -1, 0)
         if self.folder.is_dir():
             for path in list(self.folder.iterdir()):
                 if is_draft(path.name):
@@ -58,6 +61,35 @@ class Shelf:
         if part not in self._steps:
             self._steps[part] = PartReader(part, self.spec).steps
         return self._steps[part]
+
+    def behind(self, step: int) -> int:
+        """Number of steps (or bins) that lie behind a step; damaged parts are put aside.
+
+        Args:
+            step: the step.
+
+        Raises:
+            OSError: where the system refuses to read a part.
+        """
+        self.check()
+        total = 0
+        for part in self.parts:
+            if part.first > step:
+                total += self.steps(part)
+            elif part.last > step:
+                total += self._behind_in(part, step)
+        return total
+
+    def _behind_in(self, part: Part, step: int) -> int:
+        """How much of a part lies behind a step; asked again and again with the same answer."""
+        if self._asked[:2] != (part, step):
+            try:
+                begins = PartReader(part, self.spec).keys[self.spec.keys[0]]
+            except (DamagedPartError, VanishedPartError) as damage:
+                self.give_up(damage)
+                return 0
+            self._asked = part, step, int(np.sum(begins > step))
+        return self._asked[2]
 
     def add(self, part: Part, steps: int) -> None:
         """Take in a part that has just been written behind all others, or over some of them.
@@ -104,7 +136,14 @@ class Shelf:
         Raises:
             OSError: where the system refused to read it; the part may be whole, and stays.
         """
-        if isinstance(damage, DamagedPartError) and damage.system is not None:
+        if isinstance(damage, VanishedPartError):
+            # Deleted by somebody, or only touched: then it is as good as it was.
+            again = [part for part in list_parts(self.folder) if part.path == damage.part.path]
+            self.parts = [
+                one for old in self.parts for one in (again if old == damage.part else [old])
+            ]
+            return
+        if damage.system is not None:
             raise damage.system
         self.put_aside(damage.part)
 

@@ -11,12 +11,17 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from gradwise.errors import UserError
-from gradwise.watch.store.buffer import Block, Buffer
 from gradwise.watch.store.files import WriteError
-from gradwise.watch.store.grid import write_grid
 from gradwise.watch.store.housekeeping import Housekeeper
-from gradwise.watch.store.opening import claim, cut_back, same_layers
-from gradwise.watch.store.runfile import RunFile, check_meta, check_names, now, read_run_file
+from gradwise.watch.store.opening import claim, continued, cut_back
+from gradwise.watch.store.outbox import Outbox
+from gradwise.watch.store.runfile import (
+    RunFile,
+    check_edges,
+    check_meta,
+    check_names,
+    now,
+)
 
 __all__ = ["RunWriter"]
 
@@ -25,8 +30,9 @@ _FLUSH_BYTES = 8 * 2**20
 # ...and while the disk refuses them, the oldest are given up beyond this much.
 _WAITING_BYTES = 64 * 2**20
 
-_WORK_SHARE = 0.25  # of the time between flushes, at most, goes into merging
-_MANY_PARTS = 256  # beyond this many the merges get more
+_WORK_SHARE = 0.25  # of the time between flushes, at most, goes into merging...
+_WORK_LEAST = 0.1  # ...as if that time were no less than this many seconds...
+_MANY_PARTS = 64  # ...and more, where merging has fallen behind by this many parts or more
 _REST_SECONDS = 10.0  # after a merge that failed
 _CLOSE_SECONDS = 5.0  # what closing may spend on merges that are under way
 
@@ -56,6 +62,8 @@ class RunWriter:
         keep_steps: drop the layers' records once they are about this many steps old and the
             pyramid has them; None keeps all. The steps table is always kept whole.
         flush_every: seconds after which records that wait are written by the next `append`.
+        histogram_edges: the edges between the bins of `append_histograms`; empty for a run
+            without histograms. Continuing a run keeps those it has.
 
     Attributes:
         path: the run folder.
@@ -92,6 +100,7 @@ class RunWriter:
         units: Mapping[str, str] | None = None,
         keep_steps: int | None = None,
         flush_every: float = 1.0,
+        histogram_edges: Sequence[float] = (),
     ) -> None:
         for name, value in (("resume_from", resume_from), ("keep_steps", keep_steps)):
             if value is not None and value < 0:
@@ -103,6 +112,7 @@ class RunWriter:
             layers=check_names("layers", layers, columns=False),
             layer_metrics=check_names("layer_metrics", layer_metrics, columns=True),
             step_metrics=check_names("step_metrics", step_metrics, columns=True),
+            histogram_edges=check_edges(histogram_edges),
             units=dict(units or {}),
             meta=check_meta(meta or {}),
         )
@@ -111,7 +121,6 @@ class RunWriter:
         self.lost_steps = 0
         self._flush_every = flush_every
         self._thread_lock = threading.RLock()
-        self._buffer = Buffer()
         self._due = math.inf
         self._refused = False
         self._rest_until = -math.inf
@@ -129,33 +138,23 @@ class RunWriter:
             raise
 
     def _begin(self, resume_from: int | None, keep_steps: int | None) -> None:
-        info = self._info
         if resume_from is not None:
-            old = read_run_file(self.path)
-            same_layers(self.path, old, info.layers)
-            info.layer_metrics = tuple(dict.fromkeys([*old.layer_metrics, *info.layer_metrics]))
-            info.step_metrics = tuple(dict.fromkeys([*old.step_metrics, *info.step_metrics]))
-            info.units = old.units | info.units
-            info.meta = old.meta | info.meta
-            info.created = old.created
-            info.resumed = (*old.resumed, resume_from)
+            continued(self.path, self._info, resume_from)
+        info = self._info
         self._tables = cut_back(self.path, info.tables, resume_from or 0)
         info.write(self.path)
-        self._scalars = dict.fromkeys(info.step_metrics)
-        # Scalars that came along the way go on having a column.
-        self._scalars |= dict.fromkeys(self._tables["steps"].columns())
-        self._last = max(shelf.last for shelf in self._tables.values())
+        self._outbox = Outbox(self.path, info, self._tables)
         self._keeper = Housekeeper(self.path, self._tables, keep_steps)
 
     @property
     def last_step(self) -> int | None:
         """The last step taken in, on the disk or not; None before the first."""
-        return self._last if self._last >= 0 else None
+        return self._outbox.last if self._outbox.last >= 0 else None
 
     @property
     def steps_waiting(self) -> int:
         """Number of records taken in that are not on the disk yet."""
-        return self._buffer.records
+        return self._outbox.steps_waiting
 
     def append(
         self,
@@ -178,28 +177,32 @@ class RunWriter:
         """
         with self._thread_lock:
             self._check_open()
-            block = Block.check(
-                steps,
-                layers,
-                scalars,
-                width=len(self._info.layers),
-                metrics=self._info.layer_metrics,
-                after=self._last,
-            )
-            if not len(block.steps):
-                return
-            self._buffer.add(block)
-            self._scalars |= dict.fromkeys(block.scalars)
-            self._last = int(block.steps[-1])
-            time_now = time.monotonic()
-            self._due = min(self._due, time_now + self._flush_every)
-            large = self._buffer.nbytes >= _FLUSH_BYTES and not self._refused
-            if self._due <= time_now or large:
-                self._write()
-            self.lost_steps += self._buffer.shrink(_WAITING_BYTES)
+            self._outbox.take(steps, layers, scalars)
+            self._write_if_due()
+
+    def append_histograms(self, steps: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+        """Take in histograms of K sampled steps, which need not be those of any `append`.
+
+        They show up to readers once a record of their step, or a later one, is on the disk.
+
+        Args:
+            steps: [K] step numbers, strictly ascending and after those of earlier histograms.
+            counts: [K, L, B] whole numbers, B one more than there are `histogram_edges`: values
+                below the first edge, between each two, and from the last edge on.
+
+        Raises:
+            UserError: where shapes or steps do not fit, or the run has no histograms.
+            ValueError: where the writer is closed.
+        """
+        with self._thread_lock:
+            self._check_open()
+            self._outbox.take_histograms(steps, counts)
+            self._write_if_due()
 
     def flush(self) -> None:
         """Put everything taken in so far on the disk, synced and readable by others.
+
+        Like a timed write it then merges for up to a quarter of `flush_every`.
 
         Raises:
             WriteError: where the disk refuses; the records go on waiting, up to 64 MiB of them.
@@ -227,8 +230,8 @@ class RunWriter:
             try:
                 error = self._write(work=False)
                 if error is not None:
-                    self.lost_steps += self._buffer.records
-                    self._buffer.clear()
+                    self.lost_steps += self.steps_waiting
+                    self._outbox.forget()
                     raise error
                 self._finish()
             finally:
@@ -242,6 +245,16 @@ class RunWriter:
         if not self._lock.held:
             raise ValueError(f"the writer of {self.path} belongs to the process that opened it")
 
+    def _write_if_due(self) -> None:
+        waiting = self._outbox.nbytes
+        if not waiting:
+            return
+        time_now = time.monotonic()
+        self._due = min(self._due, time_now + self._flush_every)
+        if self._due <= time_now or (waiting >= _FLUSH_BYTES and not self._refused):
+            self._write()
+        self.lost_steps += self._outbox.shrink(_WAITING_BYTES)
+
     def _note(self, error: OSError) -> None:
         self.errors += 1
         self.last_error = error
@@ -249,7 +262,7 @@ class RunWriter:
     def _write(self, *, work: bool = True) -> WriteError | None:
         """Write what waits, then merge a bit; returns what went wrong with the records."""
         try:
-            self._write_tables()
+            self._outbox.write()
         except OSError as error:
             self._note(error)
             self._refused = True
@@ -257,34 +270,21 @@ class RunWriter:
             told = WriteError(
                 error.errno, f"cannot write records: {error.strerror or error}", str(self.path)
             )
-            told.steps_waiting = self._buffer.records
+            told.steps_waiting = self.steps_waiting
             told.__cause__ = error
             return told
         self._due, self._refused = math.inf, False
-        self._buffer.clear()
         if work and time.monotonic() >= self._rest_until:
             self._work()
         return None
 
-    def _write_tables(self) -> None:
-        # Each table goes on after its own last step: had the first been written and the second
-        # not, trying again doubles nothing.
-        for name, shelf in self._tables.items():
-            if name == "layers":
-                metrics, width = self._info.layer_metrics, shelf.spec.width
-                grid = self._buffer.layers(metrics, width, shelf.last)
-            else:
-                grid = self._buffer.scalars(list(self._scalars), shelf.last)
-            if grid is not None:
-                shelf.add(write_grid(self.path, shelf.spec, grid), grid.steps)
-
     def _work(self) -> None:
         """Merge for a share of the time between flushes; what fails there costs no record."""
         parts = max(len(shelf.parts) for shelf in self._tables.values())
-        seconds = self._flush_every * _WORK_SHARE * max(1.0, parts / _MANY_PARTS)
+        seconds = max(self._flush_every, _WORK_LEAST) * _WORK_SHARE * max(1.0, parts / _MANY_PARTS)
         try:
             self._keeper.work(seconds)
-            self._keeper.retire(self._last)
+            self._keeper.retire(self._outbox.last)
         except OSError as error:
             self._note(error)
             self._rest_until = time.monotonic() + _REST_SECONDS
