@@ -144,7 +144,7 @@ class Moments:
         """
         chosen = tuple(which) if which is not None else (True,) * len(self.layout)
         numel = sum(n for n, c in zip(self.layout.numels, chosen, strict=True) if c)
-        layout = Layout(("pooled",), (torch.Size((numel,)),), (numel,), (1,), (True,), (True,))
+        layout = self.layout.cached(("pooled", numel), lambda: _one_vector(numel))
         on = (self.count > 0) & self.layout.mask(chosen, self.device, torch.bool)
         count = layout.count(self.device)
         mean = torch.where(on, self.count * self.mean, 0.0).sum() / max(numel, 1)
@@ -177,6 +177,10 @@ class Moments:
                 ends = low * affine.scale, high * affine.scale
                 low, high = torch.minimum(*ends), torch.maximum(*ends)
         return replace(self, mean=mean, m2=m2, min=low, max=high)
+
+
+def _one_vector(numel: int) -> Layout:
+    return Layout(("pooled",), (torch.Size((numel,)),), (numel,), (1,), (True,), (True,))
 
 
 @torch.no_grad()

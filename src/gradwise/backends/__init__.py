@@ -1,8 +1,9 @@
 """How measure and apply run: one interface, an implementation a kind of device.
 
 `reference` is the plain float64 truth that the others are tested against. `foreach` runs on any
-device and never reads a value on the host. `cpu` counts passes over memory and may look at its own
-results, because host memory is where they are anyway.
+device and never reads a value on the host. `native` runs on the CPU through kernels that a C
+compiler makes once a machine; `cpu` does the same with torch's own calls where there is none. Those
+two may look at their own results, because host memory is where they are anyway.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from gradwise.affine import Affine
-from gradwise.backends import cpu, foreach, reference
-from gradwise.backends.apply import apply_
+from gradwise.backends import cpu, foreach, native, reference
+from gradwise.backends.apply import ON_HOST, apply_
+from gradwise.backends.compiler import kernels
 from gradwise.backends.segments import Stats
 from gradwise.errors import UserError
 from gradwise.layout import Layout
@@ -29,6 +31,7 @@ _MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout, bool], Stats]] =
     "reference": reference.measure,
     "foreach": foreach.measure,
     "cpu": cpu.measure,
+    "native": native.measure,
 }
 
 
@@ -50,11 +53,15 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     """
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if name is None:
-        return "cpu" if device.type == "cpu" else "foreach"
+        if device.type != "cpu":
+            return "foreach"
+        return "native" if native.available() else "cpu"
     if name not in _MEASURES:
         raise UserError(f"expected backend to be one of {', '.join(_MEASURES)}, got {name!r}")
-    if name == "cpu" and device.type != "cpu":
-        raise UserError(f"backend 'cpu' cannot measure tensors on device '{device}'")
+    if name in ON_HOST and device.type != "cpu":
+        raise UserError(f"backend {name!r} cannot measure tensors on device '{device}'")
+    if name == "native" and not native.available():
+        raise UserError(f"backend 'native' cannot run: {kernels()}")
     return name
 
 
@@ -89,12 +96,12 @@ def measure(
 def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> None:
     """Map the tensors in place, `g <- scale * (g - shift)`, segment by segment.
 
-    Where the backend that `choose` names for a device is "cpu", the map's numbers are read on the
-    host; with any other nothing waits for the device.
+    Where the backend that `choose` names for a device is "native" or "cpu", the map's numbers are
+    read on the host; with any other nothing waits for the device.
     """
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) == 1:
-        apply_(tensors, affine, layout, on_host=choose(devices.pop()) == "cpu")
+        apply_(tensors, affine, layout, backend=choose(devices.pop()))
         return
     for device in devices:
         here = [t if t is not None and t.device == device else None for t in tensors]
@@ -103,4 +110,5 @@ def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> N
             for v in (affine.scale, affine.shift)
         )
         part = replace(affine, scale=scale, shift=shift)
-        apply_(here, part, layout, on_host=choose(device) == "cpu")
+        there = layout.only(tuple(t is not None for t in here))
+        apply_(here, part, there, backend=choose(device))

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from gradwise.affine import Affine
+from gradwise.backends import native
 from gradwise.errors import UserError
 from gradwise.layout import Layout, real_view
 
+ON_HOST = ("native", "cpu")
 _NATIVE = (torch.float32, torch.float64)
-IN_CACHE = 1 << 16  # values that a second pass still finds in a CPU cache
 
 
 def apply_(
-    tensors: Sequence[Tensor | None], affine: Affine, layout: Layout, *, on_host: bool
+    tensors: Sequence[Tensor | None], affine: Affine, layout: Layout, *, backend: str
 ) -> None:
     """Map tensors of one device in place; see `gradwise.backends.apply`.
 
@@ -24,39 +25,56 @@ def apply_(
         tensors: one a layout entry; None where there is nothing to map.
         affine: the map, on the tensors' device.
         layout: of the tensors.
-        on_host: whether the map's numbers lie in host memory, where reading them waits for nothing.
+        backend: what measures on that device; with one of `ON_HOST` the map's numbers lie in host
+            memory, where reading them waits for nothing.
 
     Raises:
         UserError: where a sparse tensor would be shifted; no tensor is changed then.
     """
     if affine.is_identity:
         return
-    touched = affine.touched or (True,) * len(layout)
-    chosen = [i for i, tensor in enumerate(tensors) if tensor is not None and touched[i]]
-    for i in chosen:
-        if affine.shifts(i) and not layout.dense[i]:
-            raise UserError(
-                f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
-                "so use a transform that only scales"
-            )
-    whole, plain = [], []  # indices and real tensors that the multi-tensor route takes
-    for i in chosen:
-        tensor = tensors[i]
-        assert tensor is not None
+    whole, others = layout.cached(
+        ("apply", affine.touched, affine.shift is None, affine.shifted),
+        lambda: _routes(affine, layout),
+    )
+    if whole:
+        chosen = [_there(tensors[i]) for i in whole]
+        if backend != "native" or not native.apply(chosen, affine, layout, whole):
+            many = _apply_on_host if backend in ON_HOST else _apply_on_device
+            many(chosen, affine, layout, whole)
+    for i in others:
+        tensor = _there(tensors[i])
         if tensor.layout != torch.strided:
             _apply_sparse(tensor, affine, layout, i)
         elif tensor.is_conj():  # a lazy conjugate has no view as pairs of reals
             resolved = tensor.resolve_conj()
             _apply_one(real_view(resolved), affine, layout, i)
             tensor.copy_(resolved)
-        elif layout.rows[i] > 1 or tensor.dtype not in _NATIVE:
-            _apply_one(real_view(tensor), affine, layout, i)
         else:
-            whole.append(i)
-            plain.append(real_view(tensor))
-    if plain:
-        many = _apply_on_host if on_host else _apply_on_device
-        many(plain, affine, layout, whole)
+            _apply_one(real_view(tensor), affine, layout, i)
+
+
+def _routes(affine: Affine, layout: Layout) -> tuple[list[int], list[int]]:
+    """Which tensors the multi-tensor route takes, and which go one by one."""
+    whole: list[int] = []
+    others: list[int] = []
+    for i, here in enumerate(layout.present):
+        untouched = affine.touched is not None and not affine.touched[i]
+        if not here or untouched or layout.numels[i] == 0:
+            continue
+        if affine.shifts(i) and not layout.dense[i]:
+            raise UserError(
+                f"gradient {layout.names[i]!r} is sparse: shifting it would make it dense, "
+                "so use a transform that only scales"
+            )
+        plain = layout.dense[i] and layout.rows[i] == 1 and layout.dtypes[i] in _NATIVE
+        (whole if plain else others).append(i)
+    return whole, others
+
+
+def _there(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _apply_on_device(
@@ -82,40 +100,44 @@ def _apply_on_device(
 
 
 def _apply_on_host(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> None:
-    """The map's numbers lie in host memory: read them, and leave out what would change nothing."""
-    scales = _floats(affine.scale, 1.0, layout, which)
-    shifts = _floats(affine.shift, 0.0, layout, which)
-    if all(scale == 1.0 for scale in scales):
-        if any(shifts):
-            torch._foreach_sub_(tensors, shifts)
-    elif not any(shifts):
-        torch._foreach_mul_(tensors, scales)
-    else:
-        small = [i for i, tensor in enumerate(tensors) if tensor.numel() <= IN_CACHE]
-        if small:  # calls cost more than passes
-            torch._foreach_sub_([tensors[i] for i in small], [shifts[i] for i in small])
-            torch._foreach_mul_([tensors[i] for i in small], [scales[i] for i in small])
-        for tensor, scale, shift in zip(tensors, scales, shifts, strict=True):
-            if tensor.numel() > IN_CACHE:  # one pass: offset + scale * g, rounded once
-                offset = torch.tensor(-scale * shift, dtype=tensor.dtype)
-                torch.add(offset, tensor, alpha=scale, out=tensor)
+    """The map's numbers lie in host memory: read them, and leave out what would change nothing.
+
+    The numbers go back in as 0-d tensors, which cost a multi-tensor call less than Python floats.
+    """
+    scale, shift = affine.scale, affine.shift
+    scales = None if scale is None else _floats(scale, layout, which)
+    if scales is not None and all(factor == 1.0 for factor in scales):
+        scale = scales = None
+    if shift is not None and not any(_floats(shift, layout, which)):
+        shift = None
+    if scale is not None and scales is not None and shift is not None:
+        offsets = _pick(-scale * shift, layout, which)
+        for tensor, factor, offset in zip(tensors, scales, offsets, strict=True):
+            if factor == 1.0:  # the difference is exact where mean and value are close
+                tensor.sub_(-offset)
+            else:  # one pass: offset + scale * g, rounded once
+                torch.add(offset, tensor, alpha=factor, out=tensor)
+    elif shift is not None:
+        torch._foreach_sub_(tensors, _pick(shift, layout, which))
+    elif scale is not None and scale.dim() == 0:
+        torch._foreach_mul_(tensors, scale)
+    elif scale is not None:
+        torch._foreach_mul_(tensors, _pick(scale, layout, which))
 
 
-def _floats(vector: Tensor | None, default: float, layout: Layout, which: list[int]) -> list[float]:
-    if vector is None:
-        return [default] * len(which)
+def _floats(vector: Tensor, layout: Layout, which: list[int]) -> list[float]:
     if vector.dim() == 0:
         return [float(vector)] * len(which)
-    values = vector.tolist()
-    return [values[layout.offsets[i]] for i in which]
+    values, offsets = vector.tolist(), layout.offsets
+    return [values[offsets[i]] for i in which]
 
 
 def _pick(vector: Tensor, layout: Layout, which: list[int]) -> list[Tensor]:
     """The 0-d entries of [S] (or of 0-d) that belong to whole tensors."""
     if vector.dim() == 0:
         return [vector] * len(which)
-    entries = vector.unbind()
-    return [entries[layout.offsets[i]] for i in which]
+    entries, offsets = vector.unbind(), layout.offsets
+    return [entries[offsets[i]] for i in which]
 
 
 def _apply_one(tensor: Tensor, affine: Affine, layout: Layout, i: int) -> None:

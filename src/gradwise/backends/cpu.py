@@ -1,4 +1,4 @@
-"""Measure on the CPU: two reads, as few calls as possible.
+"""Measure on a CPU without a compiler: two reads, as few calls as possible.
 
 What costs on a CPU is calls for small tensors and bytes for large ones. So small tensors are copied
 side by side into a scratch that is summed in blocks by two calls for all of them, and each large
@@ -82,6 +82,11 @@ _WIDE = (torch.float64, torch.complex128)
 
 def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     """Measure every segment; see `gradwise.backends.measure`."""
+    with torch.autocast("cpu", enabled=False):  # a dot product would be taken in bfloat16
+        return _measure(tensors, layout, extremes)
+
+
+def _measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     plan = layout.cached("cpu plan", lambda: _plan(layout))
     there = cast(Sequence[Tensor], tensors)  # the plan names those that are
     parts = []

@@ -73,4 +73,5 @@ def _percentile(values: Tensor, q: float) -> Tensor:
     position = q * last.to(values.dtype)
     low = position.floor()
     high = torch.minimum(low + 1, last)
-    return torch.lerp(ordered[low.long()], ordered[high.long()], position - low)
+    ends = ordered.gather(0, torch.stack([low, high]).long())  # indexing would read on the host
+    return torch.lerp(ends[0], ends[1], position - low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -44,7 +45,7 @@ def _damped(log_sigma: Tensor, memory: Tensor, step: Tensor) -> tuple[Tensor, Te
 
 
 def _log(log_sigma: Tensor, memory: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    return (-log_sigma / torch.log(log_sigma.new_tensor(10.0))).clamp(min=0.0), memory
+    return (-log_sigma / math.log(10.0)).clamp(min=0.0), memory
 
 
 def _inverse(log_sigma: Tensor, memory: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,75 @@
+"""Compile the C kernels once a machine, where there is a compiler, and load them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
+TIMEOUT = 60.0
+
+
+@cache
+def kernels() -> ctypes.CDLL | str:
+    """The loaded kernels, or a sentence that says why there are none."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return "there is no C compiler (cc, or what CC names)"
+    try:
+        library = _compiled(compiler)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the C kernels could not be compiled: {error}"
+
+
+def _compiled(compiler: str) -> Path:
+    """The shared library, from the cache or made now; whole or not there."""
+    key = hashlib.sha256()
+    for part in (SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor()):
+        key.update(part)
+    folder = _cache_folder()
+    library = folder / f"kernels-{key.hexdigest()[:24]}.so"
+    if not library.exists():
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
+        os.close(handle)
+        try:
+            subprocess.run(  # noqa: S603 - a fixed command without a shell
+                [compiler, *FLAGS, str(SOURCE), "-o", name],
+                check=True,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=TIMEOUT,
+            )
+            Path(name).replace(library)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    return library
+
+
+def _processor() -> bytes:
+    """What -march=native depends on: a home folder may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "".join(sorted({x for x in lines if x.startswith(("flags", "Features"))})).encode()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".encode()
+
+
+def _cache_folder() -> Path:
+    """A folder of the user's alone, because what lies in it is loaded as code."""
+    base = os.environ.get("GRADWISE_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    folder = (root if os.environ.get("GRADWISE_CACHE") else root / "gradwise") / "kernels"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise OSError(f"{folder} can be written by others")
+    return folder

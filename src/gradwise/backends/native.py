@@ -1,0 +1,180 @@
+"""Measure and apply on the CPU through compiled kernels: one read, then one read and write.
+
+Where there is no C compiler, `gradwise.backends.cpu` does the same with torch's own calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gradwise.affine import Affine
+from gradwise.backends import reference
+from gradwise.backends.compiler import kernels
+from gradwise.backends.segments import Stats, as_rows
+from gradwise.layout import Layout
+
+# Share of the sum of squares that has to be left after the mean is taken out; float64 sums are good
+# to 1e-15, so what is left is good to 1e-9. Below that, and for constants, the reference measures.
+CANCELLED = 1e-6
+SHARE = 1 << 19  # values that are worth a thread of their own
+_KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+
+
+def available() -> bool:
+    """Whether the kernels run here; compiles them at the first call."""
+    return not isinstance(kernels(), str)
+
+
+class _Plan:
+    """Which tensors the kernels take, and where their segments are; made once a layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        there = [i for i, n in enumerate(layout.numels) if layout.present[i] and n > 0]
+        self.taken = [i for i in there if layout.dense[i] and layout.dtypes[i] in _KERNEL_TYPES]
+        self.other = [i for i in there if i not in set(self.taken)]
+        self.numels = [layout.numels[i] for i in self.taken]  # a complex value counts two
+        self.real = all(layout.dtypes[i] == torch.float32 for i in self.taken)
+        rows = [layout.rows[i] for i in self.taken]
+        lengths = [n // r for n, r in zip(self.numels, rows, strict=True)]
+        self.row_counts = rows
+        self.rows = torch.tensor(rows, dtype=torch.int64)
+        self.length = torch.tensor(lengths, dtype=torch.int64)
+        self.first = torch.tensor([layout.offsets[i] for i in self.taken], dtype=torch.int64)
+        self.parts = _parts(self.numels)
+        self.pointers = (self.rows.data_ptr(), self.length.data_ptr(), self.first.data_ptr())
+
+    def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """The taken tensors as float32 in one piece of memory, copied only where they are not."""
+        found = []
+        for i, rows in zip(self.taken, self.row_counts, strict=True):
+            tensor = tensors[i]
+            assert tensor is not None
+            if not self.real or not _in_one_piece(tensor, rows):
+                tensor = as_rows(tensor, rows).float().contiguous()
+            found.append(tensor)
+        return found
+
+
+def _in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
+    """Whether the values, row after row, fill the memory from `data_ptr` on."""
+    if tensor.is_contiguous():
+        return True
+    if tensor.dim() == 4:
+        return tensor.is_contiguous(memory_format=torch.channels_last)
+    return rows == 1 and tensor.dim() == 2 and tensor.t().is_contiguous()
+
+
+def _parts(numels: list[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring tensors of about `SHARE` values, for threads to take."""
+    parts, start, held = [], 0, 0
+    for i, numel in enumerate(numels):
+        held += numel
+        if held >= SHARE:
+            parts.append((start, i + 1))
+            start, held = i + 1, 0
+    if start < len(numels):
+        parts.append((start, len(numels)))
+    return parts
+
+
+def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
+    """Measure every segment; see `gradwise.backends.measure`. Extremes cost nothing here."""
+    plan = layout.cached("native plan", lambda: _Plan(layout))
+    segments = layout.segments
+    out = torch.zeros(5, segments, dtype=torch.float64)
+    square = torch.zeros(segments, dtype=torch.float64)
+    if plan.taken:
+        values = plan.values(tensors)  # kept until the kernels have read them
+        data = _addresses(values, plan)
+        targets = (segments, out.data_ptr(), square.data_ptr())
+        _run("gradwise_measure", plan, data, targets)
+    mean, m2, nonfinite, low, high = out.unbind()
+    sound = (m2 > CANCELLED * square) | (square == 0)  # not so: NaN, infinite, constant, nearly so
+    flags = sound.tolist()
+    if not all(flags) or plan.other:
+        for i in {*plan.other, *_owners(layout, flags)}:
+            tensor = tensors[i]
+            assert tensor is not None
+            again = reference.tensor_stats(tensor, layout.rows[i], extremes=True)
+            place = slice(layout.offsets[i], layout.offsets[i] + layout.rows[i])
+            out[:, place] = torch.stack([v.double() for v in again if v is not None])
+    return Stats(mean, m2, nonfinite.long(), low, high)
+
+
+def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> bool:
+    """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
+    if not all(t.dtype == torch.float32 and _in_one_piece(t) for t in tensors):
+        return False
+    key = ("native apply", tuple(which))
+    plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
+    scale, shift = (
+        torch.full((layout.segments,), default, dtype=torch.float64)
+        if vector is None
+        else vector.double().expand(layout.segments).contiguous()
+        for vector, default in ((affine.scale, 1.0), (affine.shift, 0.0))
+    )
+    _run("gradwise_apply", plan, _addresses(tensors, plan), (scale.data_ptr(), shift.data_ptr()))
+    return True
+
+
+def _flags(which: list[int], count: int) -> tuple[bool, ...]:
+    chosen = set(which)
+    return tuple(i in chosen for i in range(count))
+
+
+def _owners(layout: Layout, sound: list[bool]) -> list[int]:
+    """The tensors that have a segment which is not sound."""
+    if all(sound):
+        return []
+    return [
+        i
+        for i, (start, rows) in enumerate(zip(layout.offsets, layout.rows, strict=True))
+        if not all(sound[start : start + rows])
+    ]
+
+
+def _addresses(values: list[Tensor], plan: _Plan) -> ctypes.Array[ctypes.c_uint64]:
+    # The kernels trust the plan: what is not as large as it says would be read beyond its end.
+    if [value.numel() for value in values] != plan.numels:
+        raise ValueError("the tensors are not those of the layout")
+    return (ctypes.c_uint64 * len(values))(*[value.data_ptr() for value in values])
+
+
+def _run(
+    name: str, plan: _Plan, data: ctypes.Array[ctypes.c_uint64], targets: tuple[int, ...]
+) -> None:
+    function = _function(name, len(targets))
+    threads = torch.get_num_threads()
+    if len(plan.parts) == 1 or threads == 1:
+        function(data, *plan.pointers, 0, len(plan.taken), *targets)
+        return
+    jobs = [
+        _pool(threads).submit(function, data, *plan.pointers, start, stop, *targets)
+        for start, stop in plan.parts
+    ]
+    for job in jobs:
+        job.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="gradwise")
+
+
+@cache
+def _function(name: str, targets: int) -> Callable[..., None]:
+    library = kernels()
+    assert not isinstance(library, str)
+    function = getattr(library, name)
+    function.restype = None
+    pointers = [ctypes.c_void_p] * 3
+    whole = [ctypes.c_int64] * 2
+    ends = [ctypes.c_void_p] * 2 if targets == 2 else [ctypes.c_int64, *[ctypes.c_void_p] * 2]
+    function.argtypes = [ctypes.POINTER(ctypes.c_uint64), *pointers, *whole, *ends]
+    return function  # type: ignore[no-any-return]
