@@ -12,10 +12,10 @@ import argparse
 import random
 
 import torch
-from models import with_gradients
-from side_by_side import environment, interleaved, save, table
 
 import gradwise as gw
+from models import with_gradients
+from side_by_side import environment, interleaved, save, table
 
 
 class NoUpdate(torch.optim.Optimizer):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from operator import is_
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gradwise import backends
 from gradwise.affine import Affine
-from gradwise.attach.checkpoint import CheckpointHooks
+from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, unflatten
 from gradwise.attach.hook import StepHook
 from gradwise.errors import UserError
 from gradwise.layout import Layout, layout_of
@@ -19,6 +21,16 @@ from gradwise.moments import Moments, measure_layout, with_params
 from gradwise.transforms import Autoscale, State, Transform, chain, decide
 
 Observer = Callable[["Attachment"], None]
+LAYOUTS = 16  # kept of an optimizer whose parameters get gradients in changing company
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """What a library puts around a torch optimizer, such as Accelerate and Lightning."""
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer inside, or another wrapper of it."""
 
 
 class Attachment:
@@ -46,7 +58,9 @@ class Attachment:
         self.observers: list[Observer] = []
         self.extremes = False
         self._names = dict(names)  # by id of the parameter
+        self._params: list[Tensor] = []  # that the layouts are of
         self._layouts: dict[tuple[object, ...], Layout] = {}
+        self._loaded = False  # whether `state` is out of a checkpoint and has not been used yet
         self._skipped: Tensor | None = None
         self._hook = StepHook(optimizer, self._transform_gradients)
         self._checkpoint = CheckpointHooks(optimizer, self._save, self._load)
@@ -61,8 +75,8 @@ class Attachment:
         places = (p for group in optimizer.param_groups for p in group["params"])
         by_id = {id(p): name for p, name in zip(places, names, strict=True)}
         twin = _install(optimizer, copy.deepcopy(self.transform, memo), by_id)
-        memo[id(self)] = twin
-        twin.load_state_dict(copy.deepcopy(self.state_dict(), memo))
+        twin.load_state_dict(self.state_dict())
+        twin.extremes = self.extremes
         return twin
 
     @property
@@ -95,54 +109,49 @@ class Attachment:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs; `optimizer.state_dict()` carries it as well."""
+        none = torch.zeros((), dtype=torch.int64)
         return {
             "transform": self.transform.name,
             "state": dict(self.state or {}),
-            "skipped": torch.zeros(()) if self._skipped is None else self._skipped,
+            "skipped": none if self._skipped is None else self._skipped,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Go on from a `state_dict`; its tensors are copied.
+
+        State of the same transforms with other settings is found out at the next step: they begin
+        anew then, with a warning.
 
         Raises:
-            UserError: where it belongs to other transforms.
+            UserError: where it belongs to other transforms or is none; nothing is changed then.
         """
-        name = state_dict.get("transform")
-        if name != self.transform.name:
-            raise UserError(f"expected state of {self.transform.name!r}, got state of {name!r}")
-        state = {key: value.clone() for key, value in state_dict["state"].items()}
+        state, self._skipped = checked(state_dict, self.transform.name)
         self.state = state or None
-        self._skipped = state_dict["skipped"].clone()
+        self._loaded = True
 
     def _save(self) -> dict[str, Tensor]:
-        if self.state is None or self._skipped is None:
-            return {}
-        prefix = self.transform.name
-        tensors = {f"{prefix}:{key}": value for key, value in self.state.items()}
-        return {**tensors, f"{prefix}:skipped": self._skipped}
+        return {} if self._skipped is None else flatten(self.state_dict())
 
-    def _load(self, tensors: dict[str, Tensor]) -> bool:
-        prefix = f"{self.transform.name}:"
-        if not all(key.startswith(prefix) for key in tensors):
-            return False
-        state = {key.removeprefix(prefix): value for key, value in tensors.items()}
-        skipped = state.pop("skipped", torch.zeros(()))
-        name = self.transform.name
-        self.load_state_dict({"transform": name, "state": state, "skipped": skipped})
-        return True
+    def _load(self, entries: dict[str, Any]) -> None:
+        if entries:
+            self.load_state_dict(unflatten(entries, self.transform.name))
+        else:
+            self.state = self._skipped = None
 
     @torch.no_grad()
     def _transform_gradients(self) -> None:
         """Measure, decide, apply: one read and one write of the gradients, no host sync."""
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
-        layout = self._layout(grads)
+        layout = self._layout(params, grads)
         if not any(layout.present):
             return
         moments = measure_layout(grads, layout, extremes=self.extremes)
-        scale = getattr(self.optimizer, "grad_scale", None)
-        found_inf = getattr(self.optimizer, "found_inf", None)
-        if scale is not None:  # fused optimizers divide by it themselves, after this hook
+        scale = found_inf = None
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            scale = getattr(self.optimizer, "grad_scale", None)
+            found_inf = getattr(self.optimizer, "found_inf", None)
+        if scale is not None:  # such optimizers divide by it themselves, after this hook
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))
         if self.transform.needs_params:
@@ -150,23 +159,40 @@ class Attachment:
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()
-        if self._skipped is None:
-            self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
-        if self.state is None:
-            self.state = self.transform.init(moments)
-        elif any(value.device != moments.device for value in self.state.values()):
-            self.state = {key: value.to(moments.device) for key, value in self.state.items()}
-        self._skipped = self._skipped.to(moments.device) + ~ok
-        affine, self.state = decide(self.transform, moments, self.state, ok)
+        affine, state = decide(self.transform, moments, self._state_for(moments), ok)
         stored = affine if scale is None else affine.in_units_of(scale)
         backends.apply(grads, stored, layout)
-        self.moments, self.affine = moments, affine
+        self.moments, self.affine, self.state = moments, affine, state
+        if self._skipped is None:
+            self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
+        self._skipped = self._skipped.to(moments.device) + ~ok
         for observe in self.observers:
             observe(self)
 
-    def _layout(self, grads: list[Tensor | None]) -> Layout:
-        # Shapes are the parameters'; only which gradients are there and sparse can change.
-        key = (*(None if g is None else g.layout for g in grads),)
+    def _state_for(self, moments: Moments) -> State:
+        """The state to go on from, on the moments' device."""
+        state = self.state
+        if state is None:
+            return self.transform.init(moments)
+        if self._loaded:
+            self._loaded = False
+            fresh = self.transform.init(moments)
+            if not fits(state, fresh):
+                warnings.warn(
+                    f"the transforms begin anew: the loaded state does not fit {self.transform!r}",
+                    stacklevel=2,
+                )
+                return fresh
+        if any(value.device != moments.device for value in state.values()):
+            state = {key: value.to(moments.device) for key, value in state.items()}
+        return state
+
+    def _layout(self, params: list[Tensor], grads: list[Tensor | None]) -> Layout:
+        if len(params) != len(self._params) or not all(map(is_, params, self._params)):
+            self._params, self._layouts = params, {}  # other parameters: other shapes and names
+        # What else can change is which gradients are there, their types and which are sparse.
+        kinds = [None if g is None else g.dtype for g in grads]
+        key = (*kinds, *[None if g is None else g.layout for g in grads])
         layout = self._layouts.get(key)
         if layout is None:
             for name, grad in zip(self.names, grads, strict=True):
@@ -174,8 +200,9 @@ class Attachment:
                     raise UserError(
                         f"gradient {name!r} is a DTensor: sharded parameters are not supported yet"
                     )
-            layout = layout_of(grads, self.names, self.transform.per)
-            self._layouts[key] = layout
+            if len(self._layouts) == LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            layout = self._layouts[key] = layout_of(grads, self.names, self.transform.per)
         return layout
 
 
@@ -188,15 +215,22 @@ def _install(
     before: Attachment | None = getattr(optimizer, _ATTRIBUTE, None)
     if before is not None:
         before.detach()
+        names = {**before._names, **names}
     attachment = Attachment(optimizer, transform, names)
-    if before is not None:
-        attachment.observers.extend(before.observers)
+    if before is not None:  # one list: who observes may still leave through the old attachment
+        attachment.observers, attachment.extremes = before.observers, before.extremes
     setattr(optimizer, _ATTRIBUTE, attachment)
     return attachment
 
 
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def attach(
-    optimizer: torch.optim.Optimizer, *transforms: Transform, model: nn.Module | None = None
+    optimizer: torch.optim.Optimizer | Wrapper,
+    *transforms: Transform,
+    model: nn.Module | None = None,
 ) -> Attachment:
     """Transform the gradients of every step of an optimizer, just before it uses them.
 
@@ -212,8 +246,9 @@ def attach(
             from an optimizer made of `model.named_parameters()`, or are numbers.
 
     Returns:
-        The `Attachment`. Attaching anew replaces it; `detach()` removes it. A deep copy or pickle
-        of an optimizer bears no hooks: attach to the copy, or copy the attachment.
+        The `Attachment`. Attaching anew replaces it and keeps names and observers; `detach()`
+        removes it. A deep copy or pickle of an optimizer bears no hooks: attach to the copy, or
+        copy the attachment.
 
     Raises:
         UserError: where the first argument is no optimizer or one of the others no transform.
@@ -228,18 +263,21 @@ def attach(
         >>> attachment.moments.names, round(attachment.moments.total_norm.item(), 4)
         (('weight', 'bias'), 11.3137)
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner  # Accelerate's and Lightning's wrappers take no hooks
+    inner = getattr(optimizer, "optimizer", None)
+    while isinstance(inner, torch.optim.Optimizer | Wrapper) and inner is not optimizer:
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        raise UserError(f"expected a torch.optim.Optimizer, got {_kind(optimizer)}")
     for transform in transforms:
         if not isinstance(transform, Transform):
-            raise UserError(f"expected gradwise transforms, got {type(transform).__name__}")
+            raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
     names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
     return _install(optimizer, chain(*transforms), names)
 
 
-def autoscale(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> Attachment:
+def autoscale(
+    optimizer: torch.optim.Optimizer | Wrapper, model: nn.Module | None = None
+) -> Attachment:
     """Hyperparameter-free gradient normalisation for any torch optimizer: one line.
 
     The same as `attach(optimizer, Autoscale(), model=model)`; see `Autoscale` and `attach`.

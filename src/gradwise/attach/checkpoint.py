@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gradwise.errors import UserError
+from gradwise.transforms import State
 
 PREFIX = "gradwise:"
 
@@ -15,31 +18,30 @@ PREFIX = "gradwise:"
 class CheckpointHooks:
     """Lets tensors ride in `optimizer.state_dict()` and back.
 
-    They ride as extra entries of the first parameter group, because that is what survives every
-    way in which people save optimizers: an optimizer without gradwise carries them along, one that
-    is attached after loading finds them, and tools that flatten state see plain tensors.
+    They ride as extra entries of the first parameter group, because that is what survives nearly
+    every way in which people save optimizers: an optimizer without gradwise carries them along, one
+    that is attached after loading finds them, and tools that walk through state see plain tensors.
 
     Args:
         optimizer: where the hooks go.
         save: gives the tensors to save.
-        load: takes loaded tensors; returns False where they belong to something else.
+        load: takes what a checkpoint holds, which is nothing where it was made before the first
+            step or without gradwise; raises UserError where it can make no use of it.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         save: Callable[[], dict[str, Tensor]],
-        load: Callable[[dict[str, Tensor]], bool],
+        load: Callable[[dict[str, Any]], None],
     ) -> None:
         self._save = save
         self._load = load
         self._handles = [
             optimizer.register_state_dict_post_hook(self._on_save),
-            optimizer.register_load_state_dict_pre_hook(self._on_load),
+            optimizer.register_load_state_dict_post_hook(self._take),
         ]
-        if optimizer.param_groups:
-            first = optimizer.param_groups[0]
-            self._take({key: first.pop(key) for key in list(first) if _is_ours(key)})
+        self._take(optimizer)  # what was loaded before attaching
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -51,24 +53,68 @@ class CheckpointHooks:
             tensors = {PREFIX + key: value for key, value in self._save().items()}
             state_dict["param_groups"][0].update(tensors)
 
-    def _on_load(
-        self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
-    ) -> dict[str, Any]:
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        if groups:
-            self._take({key: groups[0].pop(key) for key in list(groups[0]) if _is_ours(key)})
-        return {**state_dict, "param_groups": groups}
-
-    def _take(self, found: dict[str, Any]) -> None:
-        tensors = {key.removeprefix(PREFIX): torch.as_tensor(v) for key, v in found.items()}
-        if tensors and not self._load(tensors):
-            names = sorted({key.split(":")[0] for key in tensors})
+    def _take(self, optimizer: torch.optim.Optimizer) -> None:
+        # torch has put a copy of the entries into the group itself, where they do not belong.
+        group = optimizer.param_groups[0] if optimizer.param_groups else {}
+        keys = [key for key in group if str(key).startswith(PREFIX)]
+        found = {key.removeprefix(PREFIX): group.pop(key) for key in keys}
+        try:
+            self._load(found)
+        except UserError as error:
+            self._load({})
             warnings.warn(
-                f"the checkpoint holds state of {', '.join(names)}, which is not what is attached: "
-                "the transforms begin anew",
-                stacklevel=4,
+                f"the transforms begin anew, without the state in the checkpoint: {error}",
+                stacklevel=5,
             )
 
 
-def _is_ours(key: object) -> bool:
-    return isinstance(key, str) and key.startswith(PREFIX)
+def flatten(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """An attachment's `state_dict` as tensors by name; the transform's name comes first."""
+    name = state_dict["transform"]
+    tensors = {**state_dict["state"], "skipped": state_dict["skipped"]}
+    return {f"{name}:{key}": value for key, value in tensors.items()}
+
+
+def unflatten(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What `flatten` was given.
+
+    Raises:
+        UserError: where an entry belongs to other transforms than `name`.
+    """
+    foreign = sorted({key.split(":")[0] for key in entries} - {name})
+    if foreign:
+        raise UserError(f"expected state of {name!r}, got state of {foreign[0]!r}")
+    state = {key.removeprefix(f"{name}:"): value for key, value in entries.items()}
+    return {"transform": name, "skipped": state.pop("skipped", None), "state": state}
+
+
+def checked(state_dict: Mapping[str, Any], name: str) -> tuple[State, Tensor]:
+    """A copy of the transform's state in a `state_dict`, and of the number of steps skipped.
+
+    Raises:
+        UserError: where it is not the state of transforms called `name`.
+    """
+    found, state = state_dict.get("transform"), state_dict.get("state")
+    if found != name:
+        raise UserError(f"expected state of {name!r}, got state of {found!r}")
+    if not isinstance(state, Mapping):
+        raise UserError(f"expected the state of {name!r} to be a dict, got {state!r:.80}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"expected {key!r} of {name!r} to be a tensor, got {value!r:.80}")
+    skipped = state_dict.get("skipped")
+    if not isinstance(skipped, Tensor) or skipped.dim() > 0 or skipped.is_floating_point():
+        raise UserError(
+            f"expected 'skipped' of {name!r} to be an integer tensor, got {skipped!r:.80}"
+        )
+    return {key: value.clone() for key, value in state.items()}, skipped.clone()
+
+
+def fits(state: State, fresh: State) -> bool:
+    """Whether a state has the form of a fresh one; an entry that begins empty may have grown."""
+    return state.keys() == fresh.keys() and all(
+        value.is_floating_point() == fresh[key].is_floating_point()
+        and value.dim() == fresh[key].dim()
+        and (value.shape == fresh[key].shape or fresh[key].numel() == 0)
+        for key, value in state.items()
+    )

@@ -57,15 +57,11 @@ class StepHook:
 
 
 def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
-    """How many of torch's wrappers around a `step` of this optimizer are on the call stack."""
+    """How many of torch's own frames around a `step` of this optimizer are on the call stack."""
     count = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if (
-            frame.f_globals.get("__name__") == _STEP_MODULE
-            and "wrapper" in frame.f_code.co_name
-            and frame.f_locals.get("self") is optimizer
-        ):
-            count += 1
+        if frame.f_globals.get("__name__") == _STEP_MODULE:
+            count += frame.f_locals.get("self") is optimizer
         frame = frame.f_back
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -16,4 +17,11 @@ def main() -> None:
             f"gradwise: the command line needs {error.name!r}: pip install 'gradwise[lab]'\n"
         )
         sys.exit(2)
-    sys.exit(run())
+    except KeyboardInterrupt:  # torch takes its time to load
+        sys.exit(130)
+    code = run()
+    if code > 128:  # ended by a signal: nobody wants to wait while torch takes itself apart
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -122,15 +124,21 @@ def compare(
     from gradwise.cli.output import print_json
     from gradwise.cli.progress import follow
     from gradwise.cli.table import print_comparison
+    from gradwise.errors import UserError
     from gradwise.lab.compare import compare_methods
     from gradwise.lab.methods import split_methods
     from gradwise.lab.settings import parse_seeds, settings_for
     from gradwise.report import write_report
 
+    if ":" in f"{data}{given['model'] or ''}":
+        # Code of the user's finds its neighbours, also those that it imports late.
+        sys.path.append(os.getcwd())
     settings = settings_for(data, given)  # the other options are its fields
     names, numbers = split_methods(methods), parse_seeds(seeds)
     folder = out or Path("runs") / f"{data}-{settings.model}".replace(":", "-").replace("/", "-")
-    with follow(len(names) * len(numbers)) as listen:
+    # Standard output is for the answer: what code of the user's prints goes elsewhere.
+    told = contextlib.redirect_stdout(sys.stderr)
+    with told, follow(len(names) * len(numbers)) as listen:
         summary = compare_methods(
             settings,
             names,
@@ -138,13 +146,18 @@ def compare(
             folder,
             baseline=baseline,
             jobs=jobs,
-            command="gradwise " + shlex.join(sys.argv[1:]),
+            command=shlex.join(["gradwise", *click.get_current_context().find_root().obj]),
             listen=listen,
         )
-    pages = write_report(folder)
     if as_json:
         print_json(summary)
     else:
         print_comparison(summary)
+    try:
+        pages = write_report(folder)
+    except UserError as error:  # not the user's mistake here, and no reason to lose the answer
+        click.echo(f"gradwise: {error}", err=True)
+        return 1
+    if not as_json:
         click.echo(f"\nreport: {pages[0]}")
     return 0 if summary["finished"] else 1

@@ -23,38 +23,47 @@ def doctor(data_dir: Path | None, as_json: bool) -> int:
     """
     from gradwise.cli.output import print_json
 
-    versions, devices, backends, data = _versions(), _devices(), _backends(), _data(data_dir)
+    data = _data(data_dir)  # first, because it may be the user's mistake
+    facts: dict[str, Any] = {
+        "versions": _versions(),
+        "devices": _devices(),
+        "backends": _backends(),
+        "data": data,
+        "cache": _cache(),
+    }
     problems = [
         f"{row.get('device') or row.get('name')}: {row['problem']}"
-        for row in (*devices, *data)
+        for row in (*facts["devices"], *data)
         if row["problem"]
     ]
     if as_json:
-        facts = {"versions": versions, "devices": devices, "backends": backends, "data": data}
         print_json({**facts, "problems": problems})
     else:
-        _print("versions", [{"package": p, "version": v} for p, v in versions.items()])
-        _print("devices", devices)
-        _print("backends", backends)
-        _print("data", data)
+        _print("versions", [{"package": p, "version": v} for p, v in facts["versions"].items()])
+        for title in ("devices", "backends", "data"):
+            _print(title, facts[title])
+        click.echo(f"decoded data is kept in {facts['cache'] or 'no place: there is no home'}")
         for line in problems:
             click.secho(line, fg="red")
     return 1 if problems else 0
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from gradwise.cli.output import console
 
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     columns = [name for name in rows[0] if name != "problem" or any(row[name] for row in rows)]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_shown(row[column])) for column in columns))
-    console().print(table)
+    console().print(table, "")
 
 
 def _shown(value: Any) -> str:
@@ -93,7 +102,8 @@ def _device(name: str) -> dict[str, Any]:
     from gradwise.lab.settings import cores
 
     kind = torch.device(name).type
-    dtypes, problem = [], None
+    dtypes: list[str] = []
+    problem = None
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         try:
             grad = torch.ones(2, 2, device=name).to(dtype)
@@ -102,8 +112,10 @@ def _device(name: str) -> dict[str, Any]:
         except (RuntimeError, TypeError) as error:
             if dtype == torch.float32:
                 problem = str(error).splitlines()[0]
-    about = f"{cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    if kind == "cuda":
+    about = ""
+    if kind == "cpu":
+        about = f"{cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    elif kind == "cuda" and problem is None:
         about = torch.cuda.get_device_name(name)
     return {"device": name, "about": about, "types": dtypes, "problem": problem}
 
@@ -126,16 +138,28 @@ def _data(data_dir: Path | None) -> list[dict[str, Any]]:
     from gradwise.errors import UserError
     from gradwise.lab.data import available, load
 
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise UserError(f"expected a folder as --data-dir, got {data_dir}")
     rows: list[dict[str, Any]] = []
     for name in available():
+        about, problem = "", None
         if name != "digits" and data_dir is None:
             about = "needs --data-dir"
-            rows.append({"name": name, "about": about, "problem": None})
-            continue
-        try:
-            rows.append({"name": name, "about": str(load(name, data_dir)), "problem": None})
-        except UserError as error:
-            missing = name != "digits" and ("no " in str(error) or "found" in str(error))
-            about = str(error) if missing else ""
-            rows.append({"name": name, "about": about, "problem": None if missing else str(error)})
+        else:
+            try:
+                about = str(load(name, data_dir))
+            except UserError as error:
+                # Not to have a set is no problem; to have half of one is.
+                if str(error).startswith(f"found no files of {name} "):
+                    about = "no files found"
+                else:
+                    problem = str(error)
+        rows.append({"name": name, "about": about, "problem": problem})
     return rows
+
+
+def _cache() -> str | None:
+    from gradwise.lab.data.cache import cache_folder
+
+    folder = cache_folder()
+    return None if folder is None else str(folder)

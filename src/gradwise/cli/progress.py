@@ -4,121 +4,130 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.console import Console, ConsoleOptions
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
-from gradwise.cli.output import console
-from gradwise.lab.runner import Job, Listener
+from gradwise.cli.estimate import Estimate, duration
+from gradwise.cli.output import Screen
+from gradwise.lab.job import Job
+from gradwise.lab.runner import Listener
+
+_LINE_SECONDS = 30.0  # between two lines on trials under way, where there is no terminal
+_BAR = 20  # columns of a terminal
+_NARROW = 64  # terminals with fewer columns get no bars
 
 
-class _Overall:
-    """How much of the whole is done, in trials, and when it will be."""
+class _Screen(Screen):
+    """A console for lines that come and go.
 
-    def __init__(self, trials: int) -> None:
-        self.trials = trials
-        self.kept = 0
-        self.ended = 0
-        self._running: dict[Job, float] = {}  # share of each trial that is done
-        self._began = time.monotonic()
-
-    def take(self, job: Job, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "kept":
-            self.kept += 1
-        elif kind == "start":
-            self._running[job] = 0.0
-        elif kind == "step":
-            self._running[job] = event["step"] / max(event["steps"], 1)
-        elif kind in ("done", "failed"):
-            self._running.pop(job, None)
-            self.ended += 1
+    It leaves room at the right for the `^C` that a terminal echoes: in a full line it would wrap,
+    and the lines to be taken away would not be where they were.
+    """
 
     @property
-    def done(self) -> float:
-        return self.kept + self.ended + sum(self._running.values())
-
-    def remaining(self) -> str:
-        """Time left at the pace so far, counting only what ran in this call."""
-        ran = self.done - self.kept
-        if ran < 0.02:
-            return "estimating"
-        seconds = (time.monotonic() - self._began) / ran * (self.trials - self.done)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"about {minutes} min {seconds:02d} s left" if minutes else f"about {seconds} s left"
+    def options(self) -> ConsoleOptions:
+        options = super().options
+        return options.update(width=max(options.max_width - len("^C "), 1))
 
 
 @contextlib.contextmanager
 def follow(trials: int) -> Iterator[Listener]:
-    """Show progress on standard error; yields the listener for `compare_methods`."""
-    screen = console(err=True)
-    overall = _Overall(trials)
-    if screen.is_terminal:
-        yield from _bars(screen, overall)
+    """Show progress on standard error, and leave nothing behind but lines.
+
+    Args:
+        trials: how many there are in all.
+
+    Returns:
+        A context with the listener for `compare_methods`.
+    """
+    screen = _Screen(err=True)
+    estimate = Estimate(trials)
+    # is_terminal is also true where a variable forces colours into a file.
+    if screen.is_terminal and screen.file.isatty() and not screen.is_dumb_terminal:
+        yield from _bars(screen, estimate)
     else:
-        yield _lines(screen, overall)
+        yield _lines(screen, estimate)
 
 
-def _bars(screen: Console, overall: _Overall) -> Iterator[Listener]:
+def _bars(screen: Console, estimate: Estimate) -> Iterator[Listener]:
+    cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    whole = Column(no_wrap=True, justify="right")
+    bar = [BarColumn(_BAR)] if screen.width >= _NARROW else []
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
-        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False, table_column=cut),
+        *bar,
+        TextColumn("{task.fields[detail]}", markup=False, table_column=whole),
         console=screen,
         transient=True,
+        expand=True,
+        refresh_per_second=4,
     )
+
+    def overall() -> str:
+        return f"{estimate.over}/{estimate.trials}, {estimate.remaining()}"
+
     with progress:
-        whole = progress.add_task("all trials", total=overall.trials, detail="estimating")
+        task = progress.add_task("all trials", total=estimate.trials, detail=overall())
         rows: dict[Job, TaskID] = {}
 
         def listen(job: Job, event: dict[str, Any]) -> None:
-            overall.take(job, event)
+            told = _told(job, event, estimate)
+            estimate.take(job, event)
             kind = event["event"]
             if kind == "start":
                 rows[job] = progress.add_task(f"  {job.label}", total=None, detail="starting")
             elif kind == "step":
-                progress.update(
-                    rows[job],
-                    completed=event["step"],
-                    total=event["steps"],
-                    detail=f"step {event['step']}/{event['steps']}",
-                )
+                step, steps = event["step"], event["steps"]
+                detail = f"step {step}/{steps}"
+                progress.update(rows[job], completed=step, total=steps, detail=detail)
             elif kind in ("done", "failed"):
                 progress.remove_task(rows.pop(job))
-                screen.print(_told(job, event))
-            ended = overall.kept + overall.ended
-            detail = f"{ended}/{overall.trials} trials, {overall.remaining()}"
-            progress.update(whole, completed=overall.done, detail=detail)
+            if told is not None:
+                screen.print(told)
+            progress.update(task, completed=estimate.done, detail=overall())
 
         yield listen
 
 
-def _lines(screen: Console, overall: _Overall) -> Listener:
+def _lines(
+    screen: Console, estimate: Estimate, clock: Callable[[], float] = time.monotonic
+) -> Listener:
+    last_line = clock()
+
+    def say(line: Text) -> None:
+        nonlocal last_line
+        last_line = clock()
+        screen.print(line, soft_wrap=True)
+
     def listen(job: Job, event: dict[str, Any]) -> None:
-        overall.take(job, event)
-        if event["event"] in ("done", "failed"):
-            ended = overall.kept + overall.ended
-            line = _told(job, event)
-            line.append(f"  [{ended}/{overall.trials}, {overall.remaining()}]", style="dim")
-            screen.print(line, soft_wrap=True)
+        told = _told(job, event, estimate)
+        estimate.take(job, event)
+        ahead = f"[{estimate.over}/{estimate.trials}, {estimate.remaining()}]"
+        if told is not None:
+            say(told.append(f"  {ahead}", style="dim"))
+        elif event["event"] == "step" and clock() - last_line >= _LINE_SECONDS:
+            say(Text(f"{job.label}: step {event['step']}/{event['steps']}  {ahead}"))
 
     return listen
 
 
-def _told(job: Job, event: dict[str, Any]) -> Text:
-    if event["event"] == "failed":
+def _told(job: Job, event: dict[str, Any], before: Estimate) -> Text | None:
+    """The line on an event that deserves one."""
+    kind = event["event"]
+    if kind == "start" and before.kept and not before.started:
+        return Text(f"{before.kept} of {before.trials} trials are there from earlier calls")
+    if kind == "failed":
         return Text(f"{job.label}: failed, {event['reason']}", style="red")
+    if kind == "note":
+        return Text(f"{job.label}: {event['text']}", style="yellow")
+    if kind != "done":
+        return None
     if event["status"] == "diverged":
         return Text(f"{job.label}: diverged at step {event['diverged_at_step']}", style="yellow")
-    accuracy, seconds = 100 * event["test_accuracy"], event["wall_time_s"]
-    return Text(f"{job.label}: {accuracy:.2f} % in {seconds:.1f} s")
+    accuracy, spent = 100 * event["test_accuracy"], duration(event["wall_time_s"])
+    return Text(f"{job.label}: {accuracy:.2f} % in {spent}")

@@ -41,9 +41,12 @@ def load_checkpoint(path: Path, device: torch.device, owner: Mapping[str, Any]) 
 
     Raises:
         UserError: where it is torn, of another format or of another owner.
+        OSError: where the system does not let it be read.
     """
     try:
         values = torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise  # says nothing about the file
     except Exception as error:  # torch raises nearly anything for a file that is not one of its own
         raise UserError(f"{path.name} is damaged") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
-from gradwise.lab.data import load
+from gradwise.lab.data import Dataset, load
 from gradwise.lab.files import write_json
 from gradwise.lab.folder import claim, locked
-from gradwise.lab.methods import resolve_all
+from gradwise.lab.job import Job
+from gradwise.lab.methods import Arm, make_optimizer, resolve_all
 from gradwise.lab.models import build
-from gradwise.lab.runner import Job, Listener, run_jobs
-from gradwise.lab.settings import Settings, check_names, cores, resolve_device
+from gradwise.lab.process import Event
+from gradwise.lab.runner import Listener, run_jobs
+from gradwise.lab.seeding import seed_everything
+from gradwise.lab.settings import Settings, check_seeds, cores
 from gradwise.lab.summary import summarise
 
 
@@ -32,7 +35,8 @@ def compare_methods(
     """Train every method with every seed and compare their test accuracy with the baseline's.
 
     Finished trials in `out` are not run again, interrupted ones go on from their last checkpoint:
-    the same call after a kill at any moment gives the numbers of an uninterrupted one.
+    the same call after a kill at any moment gives the numbers of an uninterrupted one. The summary
+    is written anew whenever a trial ends, so that there is one on what there is.
 
     Args:
         settings: what all trials share.
@@ -43,57 +47,106 @@ def compare_methods(
             transform, or else the first.
         jobs: processes at a time; None fills the CPU cores, or is 1 on a GPU.
         command: the command line that asked for it, for the report.
-        listen: told about each trial's progress.
+        listen: told about each trial's progress: `(job, event)` with "kept" (it had a result
+            already), "start", "step", "epoch", "note", "done" or "failed" in `event["event"]`.
 
     Returns:
         What `summary.json` holds.
 
     Raises:
         UserError: for anything that the user has to change, before any trial runs.
+        OSError: where the disk is full; what was written before is whole.
     """
+    settings = settings.resolved()
     arms = resolve_all(methods, settings.optimizer)
-    check_names("seeds", [str(seed) for seed in seeds])
-    names = [arm.name for arm in arms]
-    plain = [arm.name for arm in arms if not arm.transform.transforms]
-    baseline = (plain or names)[0] if baseline is None else baseline.replace(" ", "")
-    if baseline not in names:
-        raise UserError(f"expected the baseline to be one of {', '.join(names)}, got {baseline!r}")
-    if jobs is not None and jobs < 1:
-        raise UserError(f"expected jobs >= 1, got jobs={jobs}")
+    check_seeds(seeds)
+    baseline = _baseline(baseline, arms)
     if jobs is None:
-        on_cpu = resolve_device(settings.device).type == "cpu"
-        jobs = max(cores() // settings.threads, 1) if on_cpu else 1
+        jobs = max(cores() // settings.threads, 1) if settings.device == "cpu" else 1
+    if jobs < 1:
+        raise UserError(f"expected jobs >= 1, got jobs={jobs}")
 
     data_dir = None if settings.data_dir is None else Path(settings.data_dir)
     dataset = load(settings.data, data_dir).subset(settings.limit_train, settings.limit_test)
-    build(settings.model, num_classes=dataset.num_classes, in_shape=dataset.in_shape)
+    _rehearse(settings, arms, dataset)
     fingerprint, test_rows = dataset.fingerprint, len(dataset.test_y)
     del dataset  # the trials load their own
     gc.collect()
 
     out = Path(out)
+    config = {
+        "settings": settings.to_dict(),
+        "methods": [arm.name for arm in arms],
+        "seeds": list(seeds),
+        "baseline": baseline,
+        "dataset": fingerprint,
+        "command": command,
+    }
+    # Seed by seed, so that an early look compares all methods on the seeds there are.
+    trials = [
+        Job(arm.name, seed, out / "trials" / arm.folder / f"seed-{seed}")
+        for seed in seeds
+        for arm in arms
+    ]
     with locked(out):
-        config = {
-            "settings": settings.to_dict(),
-            "methods": names,
-            "seeds": list(seeds),
-            "baseline": baseline,
-            "dataset": fingerprint,
-            "command": command,
-        }
         claim(out, config)
-        # Seed by seed, so that an early look compares all methods on the seeds there are.
-        trials = [
-            Job(arm.name, seed, out / "trials" / arm.folder / f"seed-{seed}")
-            for seed in seeds
-            for arm in arms
-        ]
-        for job in trials:
-            result = job.result()
+        results = {job: job.result() for job in trials}
+        failed: dict[Job, str] = {}
+
+        def summary() -> dict[str, Any]:
+            told = summarise(out, config, arms, results, failed, test_rows)
+            write_json(out / "summary.json", told)
+            return told
+
+        def follow(job: Job, event: Event) -> None:
+            if event["event"] == "done":
+                results[job] = {key: value for key, value in event.items() if key != "event"}
+            elif event["event"] == "failed":
+                failed[job] = event["reason"]
+            if event["event"] in ("done", "failed"):
+                summary()
+            listen(job, event)
+
+        for job, result in results.items():
             if result is not None:
                 listen(job, {"event": "kept", **result})
-        missing = [job for job in trials if job.result() is None]
-        failed = run_jobs(missing, settings, jobs, listen)
-        summary = summarise(out, config, arms, trials, failed, test_rows)
-        write_json(out / "summary.json", summary)
-    return summary
+        told = summary()  # one that was there knows nothing of what has been added since
+        missing = [job for job, result in results.items() if result is None]
+        if missing:
+            run_jobs(missing, settings, fingerprint, jobs, follow)
+            told = summary()
+    return told
+
+
+def _baseline(asked: str | None, arms: Sequence[Arm]) -> str:
+    names = [arm.name for arm in arms]
+    plain = [arm.name for arm in arms if not arm.transform.transforms]
+    baseline = (plain or names)[0] if asked is None else "".join(asked.split())
+    if baseline not in names:
+        raise UserError(f"expected the baseline to be one of {', '.join(names)}, got {baseline!r}")
+    return baseline
+
+
+def _rehearse(settings: Settings, arms: Sequence[Arm], dataset: Dataset) -> None:
+    """Make what every trial will make, so that a misfit is told before any of them runs.
+
+    Raises:
+        UserError: where the model does not fit the data or an optimizer not the model.
+    """
+    rows = len(dataset.train_y)
+    if rows < 2:
+        raise UserError(f"expected at least 2 training rows to make a batch of, got {rows}")
+    seed_everything(0)
+    try:
+        model = build(settings.model, num_classes=dataset.num_classes, in_shape=dataset.in_shape)
+        for arm in arms:
+            rate = settings.learning_rate(arm.optimizer)
+            make_optimizer(arm, model, rate, settings.momentum, settings.weight_decay)
+    except UserError:
+        raise
+    except (RuntimeError, MemoryError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"model {settings.model!r} cannot be trained with {dataset.num_classes} classes and "
+            f"rows of shape {list(dataset.in_shape)}: {reason}"
+        ) from error

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 # Odd numbers with their bits well spread, so that products modulo 2^64 lose nothing.
 _STEP = -7046029254386353131  # 2^64 / golden ratio, as a signed number
-_PLACE = 6364136223846793005  # the multiplier of Knuth's 64-bit generator
-_TARGET = 1442695040888963407  # its increment
+_TARGET = 1442695040888963407
+_MIX = (-4658895280553007687, -7723592293110705685)  # the multipliers of the splitmix64 generator
 
 
 def model_checksum(model: nn.Module) -> str:
@@ -70,13 +70,21 @@ class BatchChecksum:
     def _weighed(self, values: Tensor) -> Tensor:
         flat = values.flatten()
         if len(self._weights) < len(flat):
-            self._weights = torch.arange(1, len(flat) + 1, device=flat.device) * _PLACE
+            self._weights = _scrambled(torch.arange(1, len(flat) + 1, device=flat.device))
         return (flat * self._weights[: len(flat)]).sum()
 
     @property
     def value(self) -> int:
         """The checksum so far, signed 64 bits; asking waits for the device."""
         return int(self._value)
+
+
+def _scrambled(places: Tensor) -> Tensor:
+    """A weight a place without any pattern: sums that trade values between places differ."""
+    weights = places * _STEP
+    for multiplier in _MIX:
+        weights = (weights ^ (weights >> 29)) * multiplier
+    return weights ^ (weights >> 32)
 
 
 def _bits(tensor: Tensor) -> Tensor:

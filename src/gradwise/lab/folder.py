@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
 from gradwise.lab.files import read_json, write_json
+from gradwise.lab.locks import LOCK_NAME, try_lock
 
 FORMAT = 1
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}  # nothing that another --out would have to be named for
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold a comparison's folder for this process; released when the process ends, however.
 
+    Args:
+        out: the folder; made where there is none.
+
     Raises:
-        UserError: where it cannot be made or written, or another process holds it.
+        UserError: where it holds something else, cannot be made or written, or another process
+            holds it.
+        OSError: where the disk is full.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("a")
+        _refuse_foreign(out)  # before anything is left in it
+        handle = (out / LOCK_NAME).open("ab")
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+        if error.errno in _FULL_DISK:
+            raise
+        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--out {out} is being written by another gradwise compare") from error
+        if not try_lock(handle):
+            raise UserError(f"--out {out} is being written by another gradwise compare")
         yield
+
+
+def _refuse_foreign(out: Path) -> None:
+    names = sorted(path.name for path in out.iterdir())
+    others = [name for name in names if name != LOCK_NAME and not name.endswith(".tmp")]
+    if others and "config.json" not in names:
+        raise UserError(
+            f"--out {out} is not empty and no comparison's folder (it holds {others[0]!r})"
+        )
 
 
 def claim(out: Path, config: dict[str, Any]) -> None:
@@ -40,44 +57,55 @@ def claim(out: Path, config: dict[str, Any]) -> None:
     Methods and seeds may be added to a folder; every other setting decides the numbers of trials
     that are there already, so it has to be the same.
 
+    Args:
+        out: the folder, held with `locked`.
+        config: with `settings`, `methods`, `seeds` and `dataset`.
+
     Raises:
-        UserError: where the folder holds something else, or was made with other settings.
+        UserError: where the folder was made with other settings, by a newer gradwise, or its
+            `config.json` is damaged. Nothing in it is changed then.
+        OSError: where it cannot be written.
     """
     path = out / "config.json"
-    if not path.exists():
-        others = [
-            p.name for p in out.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp")
-        ]
-        if others:
-            raise UserError(
-                f"--out {out} is not empty and no comparison's folder (it holds {others[0]!r})"
-            )
-    else:
+    if path.exists():
         before = read_json(path)
         if before.get("format") != FORMAT:
             raise UserError(
                 f"--out {out} has format {before.get('format')!r}, this gradwise reads {FORMAT}"
             )
-        differing = _differences(before, config)
+        differing, gone = _differences(path, before, config)
         if differing:
             raise UserError(
                 f"--out {out} was made with other settings: {'; '.join(differing)}; "
                 "choose another --out"
             )
+        if gone:
+            raise UserError(
+                f"--out {out} holds more than that: {'; '.join(gone)}; name these too, or choose "
+                "another --out"
+            )
     write_json(path, {"format": FORMAT, **config})
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    told = []
-    old, new = before.get("settings", {}), now["settings"]
-    for key in sorted(set(old) | set(new)):
+def _differences(
+    path: Path, before: dict[str, Any], now: dict[str, Any]
+) -> tuple[list[str], list[str]]:
+    """What differs from before, and what was there before and is not asked for now."""
+    old, new = before.get("settings"), now["settings"]
+    lists = {key: before.get(key) for key in ("methods", "seeds")}
+    if not isinstance(old, dict) or not all(isinstance(items, list) for items in lists.values()):
+        raise UserError(f"{path} is damaged: it lacks settings, methods or seeds")
+    differing = [
+        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+        for key in sorted(set(old) | set(new))
         # Where the files lie does not matter as long as they hold the same data.
-        if key != "data_dir" and old.get(key) != new.get(key):
-            told.append(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}")
-    if before.get("dataset") != now["dataset"]:
-        told.append("the data set's content is another")
-    for key in ("methods", "seeds"):
-        gone = [item for item in before.get(key, []) if item not in now[key]]
-        if gone:
-            told.append(f"{key} had {', '.join(map(str, gone))} as well")
-    return told
+        if key != "data_dir" and old.get(key) != new.get(key)
+    ]
+    if before.get("dataset") != now["dataset"] and not differing:
+        differing.append("the data set's content is another")
+    gone = []
+    for key, items in lists.items():
+        missing = [str(item) for item in items or () if item not in now[key]]
+        if missing:
+            gone.append(f"{key} {', '.join(missing)}")
+    return differing, gone

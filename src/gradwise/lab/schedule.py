@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def lr_factor(schedule: str, total: int, warmup: int = 0) -> Callable[[int], float]:
-    """A function from the step (from 0) to the factor of the peak rate, for `LambdaLR`.
+    """A function from the step (from 0) to the factor of the peak rate.
 
     Args:
         schedule: "cosine" falls to 0 at `total`; "step" is 1, then 0.1 from 50 % and 0.01 from

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from gradwise.errors import UserError
 from gradwise.lab.augment import SETTINGS as AUGMENTATIONS
 from gradwise.lab.methods import DEFAULT_LR, check_optimizer
+from gradwise.lab.seeding import MAX_SEED
 
 SCHEDULES = ("cosine", "step", "constant")
 AMP_MODES = ("auto", "off", "bf16", "fp16")
+MAX_SEEDS = 1000  # a number above it is a slip, or meant as the one seed to run
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Settings:
         amp: "auto" (bfloat16 on a GPU that has it, float16 on an older one), "off", "bf16", "fp16".
         threads: CPU threads a trial; part of the settings because sums depend on it.
         record_every: steps between two records of the gradients' dynamics; 0 records nothing.
+
+    Raises:
+        UserError: where a value is out of its bounds, naming it and them.
+
+    Examples:
+        >>> Settings(epochs=3).learning_rate("sgd")
+        0.1
+        >>> Settings(epochs=0)
+        Traceback (most recent call last):
+        gradwise.errors.UserError: expected epochs >= 1, got epochs=0
     """
 
     data: str = "digits"
@@ -77,13 +91,15 @@ class Settings:
         for name, low in (("epochs", 1), ("batch_size", 2), ("threads", 1), ("record_every", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"expected {name} >= {low}, got {name}={getattr(self, name)}")
-        if self.lr is not None and not self.lr > 0:
-            raise UserError(f"expected lr > 0, got lr={self.lr}")
+        if self.threads > MAX_THREADS:
+            raise UserError(f"expected threads <= {MAX_THREADS}, got threads={self.threads}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UserError(f"expected a finite lr > 0, got lr={self.lr}")
         if not 0 <= self.momentum < 1:
             raise UserError(f"expected 0 <= momentum < 1, got momentum={self.momentum}")
         for name in ("weight_decay", "warmup_epochs"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"expected {name} >= 0, got {name}={getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"expected a finite {name} >= 0, got {name}={getattr(self, name)}")
         if self.warmup_epochs > self.epochs:
             raise UserError(
                 f"expected warmup_epochs <= epochs={self.epochs}, "
@@ -97,6 +113,21 @@ class Settings:
         if self.data_dir is not None:
             values["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return values
+
+    def resolved(self) -> Settings:
+        """The same with the device and the precision that "auto" stands for on this machine.
+
+        They decide the numbers, so a comparison that goes on elsewhere has to ask for them.
+        """
+        device = resolve_device(self.device)
+        amp = self.amp
+        if amp == "auto":
+            amp = "off"
+            if device.type == "cuda":
+                # torch also emulates bfloat16 where the hardware lacks it, which helps nobody.
+                native = torch.cuda.is_bf16_supported(including_emulation=False)
+                amp = "bf16" if native else "fp16"
+        return replace(self, device=str(device), amp=amp)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -157,30 +188,60 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"device {name!r} cannot be used here: {reason}") from error
+    if device.type == "meta":
+        raise UserError("device 'meta' cannot be used here: it holds no values")
     return device
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from "5" (0 to 4) or "3,7,11".
+    """Seeds from "5" (0 to 4) or "3,7,11"; a single one is "7,".
+
+    Args:
+        text: what the user wrote.
 
     Raises:
-        UserError: where the text is neither, or names a seed twice.
+        UserError: where the text is neither, or `check_seeds` refuses the seeds.
 
     Examples:
-        >>> parse_seeds("3"), parse_seeds("4,9")
-        ([0, 1, 2], [4, 9])
+        >>> parse_seeds("3"), parse_seeds("4,9"), parse_seeds("7,")
+        ([0, 1, 2], [4, 9], [7])
     """
+    listed = "," in text
+    parts = text.strip().removesuffix(",").split(",")
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in parts]
     except ValueError:
         numbers = []
-    if not numbers or any(n < 0 for n in numbers) or numbers == [0] or text.strip() == "":
+    if not numbers or (not listed and numbers[0] < 1):
         raise UserError(f"expected seeds to be a number >= 1 or a list such as 0,1,2, got {text!r}")
-    if "," not in text:
-        return list(range(numbers[0]))
-    if len(set(numbers)) != len(numbers):
-        raise UserError(f"expected every seed once, got seeds={text}")
-    return numbers
+    if not listed and numbers[0] > MAX_SEEDS:
+        raise UserError(
+            f"expected at most {MAX_SEEDS} seeds, got seeds={text}; the one seed {numbers[0]} "
+            f"is written '{numbers[0]},'"
+        )
+    seeds = numbers if listed else list(range(numbers[0]))
+    check_seeds(seeds)
+    return seeds
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """At least one seed, every one once and in bounds.
+
+    Args:
+        seeds: what the user asked for.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if not seeds:
+        raise UserError("expected at least one seed, got none")
+    if len(seeds) > MAX_SEEDS:
+        raise UserError(f"expected at most {MAX_SEEDS} seeds, got {len(seeds)}")
+    for at, seed in enumerate(seeds):
+        if not 0 <= seed <= MAX_SEED:
+            raise UserError(f"expected 0 <= seed <= {MAX_SEED}, got seed {seed}")
+        if seed in seeds[:at]:
+            raise UserError(f"expected every seed once, got {seed} twice")
 
 
 def cores() -> int:
@@ -188,16 +249,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def check_names(what: str, names: Sequence[str]) -> None:
-    """Every name once, at least one.
-
-    Raises:
-        UserError: otherwise.
-    """
-    if not names:
-        raise UserError(f"expected at least one of {what}, got none")
-    for name in names:
-        if list(names).count(name) > 1:
-            raise UserError(f"expected every one of {what} once, got {name!r} twice")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from gradwise._version import __version__
+from gradwise.lab.job import Job
 from gradwise.lab.methods import Arm
-from gradwise.lab.runner import Job
+from gradwise.lab.outcome import FINISHED
 from gradwise.lab.statistics import compare, mean_ci
 
 PACKAGES = ("torch", "numpy", "scipy", "statsmodels", "scikit-learn", "pyarrow")
@@ -23,7 +24,7 @@ def summarise(
     out: Path,
     config: dict[str, Any],
     arms: Sequence[Arm],
-    jobs: Sequence[Job],
+    results: Mapping[Job, dict[str, Any] | None],
     failed: Mapping[Job, str],
     test_rows: int,
 ) -> dict[str, Any]:
@@ -33,11 +34,10 @@ def summarise(
         out: the comparison's folder, for relative paths.
         config: as in `config.json`.
         arms: the methods.
-        jobs: all trials, finished or not.
+        results: of all trials, None where there is none; within a method seed by seed.
         failed: why trials have no result.
         test_rows: rows in the test set; accuracies are multiples of its inverse.
     """
-    results = {job: job.result() for job in jobs}
     accuracy: dict[str, dict[int, float]] = {arm.name: {} for arm in arms}
     for job, result in results.items():
         if result is not None:
@@ -54,7 +54,7 @@ def summarise(
         },
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "fairness": _fairness(results),
-        "notes": _notes(config, arms),
+        "notes": _notes(config, arms, results),
         "config": config,
         "versions": _versions(results),
         "finished": all(result is not None for result in results.values()),
@@ -85,7 +85,7 @@ def _method(
         "samples_per_s": average("samples_per_s"),
         "peak_memory_bytes": average("peak_memory_bytes"),
         "skipped": sum(int(r["skipped"]) for r in done),
-        "learning_rate": done[0]["learning_rate"] if done else None,
+        "learning_rate": done[0].get("learning_rate") if done else None,
         "folder": [str(job.folder.relative_to(out)) for job in results],
         "summary": arm.summary,
         "paper": arm.paper,
@@ -105,7 +105,7 @@ def _fairness(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, Any]:
             seen = {
                 method: result[key]
                 for method, result in same_seed.items()
-                if key == "init_checksum" or result["status"] == "finished"
+                if key == "init_checksum" or result["status"] == FINISHED
             }
             if len(set(seen.values())) > 1:
                 equal[key] = False
@@ -113,24 +113,39 @@ def _fairness(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, Any]:
     return {**{f"{key}_equal": value for key, value in equal.items()}, "differences": differences}
 
 
-def _notes(config: dict[str, Any], arms: Sequence[Arm]) -> list[str]:
+def _notes(
+    config: dict[str, Any], arms: Sequence[Arm], results: Mapping[Job, dict[str, Any] | None]
+) -> list[str]:
     notes = []
-    rates = config["settings"]["lr"]
-    transformed = [arm for arm in arms if arm.transform.transforms]
-    if transformed:
-        told = (
-            "its optimizer's usual learning rate" if rates is None else f"learning rate {rates:g}"
-        )
+    rate = config["settings"]["lr"]
+    if any(arm.transform.transforms for arm in arms):
+        told = "its optimizer's usual learning rate" if rate is None else f"learning rate {rate:g}"
         notes.append(
             f"Every method ran with {told}; none was tuned. Methods that change the scale of the "
             "gradient may want another one."
         )
-    if len(config["seeds"]) < 5:
+    seeds = len(config["seeds"])
+    if seeds == 1:
+        notes.append("One seed shows no spread, so nothing can be said about differences.")
+    elif seeds < 5:
         notes.append(
-            f"{len(config['seeds'])} seeds find only large differences; "
+            f"{seeds} seeds find only large differences; "
             "'no difference detected' does not mean that there is none."
         )
+    for what, seen in (("devices", _devices(results)), ("versions", _ran_with(results))):
+        if len(seen) > 1:
+            notes.append(f"The trials ran with different {what}: {'; '.join(seen)}.")
     return notes
+
+
+def _devices(results: Mapping[Job, dict[str, Any] | None]) -> list[str]:
+    return sorted({str(result.get("device")) for result in results.values() if result is not None})
+
+
+def _ran_with(results: Mapping[Job, dict[str, Any] | None]) -> list[str]:
+    """The different sets of versions that trials ran with, each as text."""
+    versions = [result.get("versions") for result in results.values() if result is not None]
+    return sorted({", ".join(f"{k} {v}" for k, v in (found or {}).items()) for found in versions})
 
 
 def _versions(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, str]:
@@ -140,8 +155,7 @@ def _versions(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    devices = {result["device"] for result in results.values() if result is not None}
-    versions["device"] = ", ".join(sorted(devices)) or "none"
+    versions["device"] = ", ".join(_devices(results)) or "none"
     versions["cpu"] = torch.backends.cpu.get_cpu_capability()
     versions["platform"] = platform.platform(terse=True)
     return versions

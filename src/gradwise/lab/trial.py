@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from gradwise.attach import Attachment, attach
+from gradwise.errors import UserError
 from gradwise.lab.augment import Augment
 from gradwise.lab.checkpoint import load_checkpoint, save_checkpoint
 from gradwise.lab.data import Dataset
-from gradwise.lab.fairness import BatchChecksum, model_checksum
+from gradwise.lab.fairness import BatchChecksum
 from gradwise.lab.files import write_json
-from gradwise.lab.methods import Arm, make_optimizer
-from gradwise.lab.models import build
-from gradwise.lab.schedule import lr_factor
-from gradwise.lab.settings import Settings, resolve_device
+from gradwise.lab.learner import Learner
+from gradwise.lab.methods import Arm
+from gradwise.lab.outcome import History, device_name, peak_memory, verdict, versions_here
+from gradwise.lab.seeding import derived_seed, seed_everything
+from gradwise.lab.settings import Settings
 from gradwise.watch import Recorder
+from gradwise.watch import load as load_run
 
 REPORT_SECONDS = 0.5  # between two signs of life; each waits for the device once
-EVAL_BATCH = 1024
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class _History:
-    """One entry an epoch."""
-
-    step: list[int]
-    epoch: list[int]
-    train_loss: list[float]
-    test_loss: list[float]
-    test_accuracy: list[float]
 
 
 class Trial:
@@ -49,7 +36,11 @@ class Trial:
 
     Weights, batches and augmentation depend on the seed alone, never on the method, and every
     random stream restarts from seed and epoch, so that a trial resumed from a checkpoint gives the
-    numbers of one that was never interrupted.
+    numbers of one that was never interrupted. (A model of the user's has to keep in its
+    `state_dict` whatever it changes while it trains.)
+
+    A trial diverges where the loss of a batch, or that of the test set, is no finite number: it
+    ends there and counts as guessing.
 
     Args:
         settings: what all trials share.
@@ -58,6 +49,9 @@ class Trial:
         dataset: already loaded.
         folder: where checkpoint, result and records go.
         progress: told about the trial now and then.
+
+    Raises:
+        UserError: where the settings do not fit the data or the model.
     """
 
     def __init__(
@@ -69,14 +63,14 @@ class Trial:
         folder: Path,
         progress: Progress = lambda event: None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings.resolved()
         self.arm = arm
         self.seed = seed
+        self.dataset = dataset
         self.folder = folder
         self.progress = progress
-        self.device = resolve_device(settings.device)
+        self.device = torch.device(self.settings.device)
         torch.set_num_threads(settings.threads)
-        self.dataset = dataset
         self.train_x, self.train_y = self._move(dataset.train_x), self._move(dataset.train_y)
         self.test_x, self.test_y = self._move(dataset.test_x), self._move(dataset.test_y)
         self.augment = Augment(
@@ -87,43 +81,41 @@ class Trial:
             setting=settings.augment,
             num_classes=dataset.num_classes,
         )
-        torch.manual_seed(seed)
-        model = build(settings.model, num_classes=dataset.num_classes, in_shape=dataset.in_shape)
-        self.init_checksum = model_checksum(model)
-        model = model.to(self.device)
-        if len(dataset.in_shape) == 3:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model: nn.Module = model
         self.batch_size = min(settings.batch_size, len(self.train_x))
         self.steps_per_epoch = len(self.train_x) // self.batch_size
         self.total_steps = self.steps_per_epoch * settings.epochs
-        peak = settings.learning_rate(arm.optimizer)
-        self.optimizer = make_optimizer(
-            arm, self.model, peak, settings.momentum, settings.weight_decay
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make all that training changes, as it is before the first step."""
+        self.learner = Learner(
+            self.settings, self.arm, self.seed, self.dataset, self.augment, self.steps_per_epoch
         )
-        self.attachment: Attachment = attach(self.optimizer, arm.transform, model=self.model)
-        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lr_factor(settings.schedule, self.total_steps, warmup)
-        )
-        self.amp_dtype = _amp_dtype(settings.amp, self.device)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.amp_dtype == torch.float16
-        )
-        self.history = _History([], [], [], [], [])
+        self.history = History()
         self.batches = BatchChecksum(self.device)
         self.step = 0
         self.train_seconds = 0.0
         self.diverged_at: int | None = None
+        # As they were after the last whole epoch: a trial that diverges notices it now or a
+        # little later, and its result must not depend on when.
+        self._counted = {"batches": 0, "skipped": 0}
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, from the checkpoint where there is one; returns `result.json`."""
+        """Train to the end, from the checkpoint where there is a good one.
+
+        Returns:
+            What `result.json` holds.
+
+        Raises:
+            OSError: where the disk refuses; what was written before is whole.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint = self.folder / "checkpoint.pt"
         if checkpoint.exists():
-            self._restore(load_checkpoint(checkpoint, self.device))
+            self._resume(checkpoint)
+        self._tell_step()
         recorder = self._recorder()
-        try:
+        with recorder or nullcontext():
             for epoch in range(len(self.history.epoch), self.settings.epochs):
                 self._train_epoch(epoch, recorder)
                 if self.diverged_at is not None:
@@ -131,168 +123,161 @@ class Trial:
                 if recorder is not None:
                     recorder.flush()  # what the checkpoint counts as done is on disk before it
                 save_checkpoint(checkpoint, self._state())
-        finally:
             if recorder is not None:
-                recorder.close()
+                recorder.close(last_step=self.diverged_at)
         result = self._result()
         write_json(self.folder / "result.json", result)
         checkpoint.unlink(missing_ok=True)
         return result
 
     def _train_epoch(self, epoch: int, recorder: Recorder | None) -> None:
-        # A seed of its own for each epoch: nothing about the streams has to be checkpointed.
-        stream = self.seed * 1_000_003 + epoch
+        # Streams of their own for each epoch: nothing about them has to be checkpointed.
         order = torch.randperm(
-            len(self.train_x), generator=torch.Generator().manual_seed(stream)
+            len(self.train_x), generator=_generator("cpu", "order", self.seed, epoch)
         ).to(self.device)
-        generator = torch.Generator(self.device).manual_seed(stream)
-        total = torch.zeros((), device=self.device)
+        generator = _generator(self.device, "augment", self.seed, epoch)
+        seed_everything(derived_seed("model", self.seed, epoch))  # dropout and the like
+        losses = torch.zeros(self.steps_per_epoch, device=self.device)
         last_report = started = time.perf_counter()
-        self.model.train()
+        self.learner.model.train()
         for i in range(self.steps_per_epoch):
             index = order[i * self.batch_size : (i + 1) * self.batch_size]
             inputs, targets = self.augment(self.train_x[index], self.train_y[index], generator)
             self.batches.add(inputs, targets)
-            loss = self._train_step(inputs, targets)
-            total += loss
             if recorder is not None:
-                recorder.log(loss=loss, lr=self.optimizer.param_groups[0]["lr"])
-            self.scheduler.step()
+                recorder.begin(self.step)
+            lr = self.learner.lr
+            losses[i] = loss = self.learner.step(inputs, targets)
+            if recorder is not None:
+                recorder.log(loss=loss, lr=lr)
             self.step += 1
             if time.perf_counter() - last_report > REPORT_SECONDS:
-                if not self._report(total):
+                if self._diverged(losses[: i + 1]):
                     break
+                self._tell_step()
                 last_report = time.perf_counter()
-        if self.diverged_at is None and self._report(total):
-            self.train_seconds += time.perf_counter() - started
-            self._evaluate(epoch, float(total) / self.steps_per_epoch)
+        else:
+            self._diverged(losses)
+        self.train_seconds += time.perf_counter() - started
+        if self.diverged_at is None:
+            self._tell_step()
+            self._evaluate(epoch, float(losses.cpu().double().mean()))
 
-    def _train_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with self._autocast():
-            outputs = self.model(inputs)
-            loss = F.cross_entropy(
-                outputs.float(), targets, label_smoothing=self.augment.label_smoothing
-            )
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach()
-
-    def _report(self, total: Tensor) -> bool:
-        """Say how far the trial is; False where the loss is no longer a number."""
-        value = float(total)
-        if not math.isfinite(value):
+    def _diverged(self, losses: Tensor) -> bool:
+        """Look for the first loss of this epoch that is no number; this waits for the device."""
+        bad = losses.isfinite().logical_not().nonzero()
+        if len(bad):
+            self.step += int(bad[0]) - len(losses)
             self.diverged_at = self.step
+        return self.diverged_at is not None
+
+    def _tell_step(self) -> None:
         self.progress({"event": "step", "step": self.step, "steps": self.total_steps})
-        return self.diverged_at is None
 
     def _evaluate(self, epoch: int, train_loss: float) -> None:
-        self.model.eval()
-        correct = torch.zeros((), device=self.device)
-        loss = torch.zeros((), device=self.device)
-        with torch.no_grad(), self._autocast():
-            for start in range(0, len(self.test_x), EVAL_BATCH):
-                targets = self.test_y[start : start + EVAL_BATCH]
-                inputs = self.augment.prepare_eval(self.test_x[start : start + EVAL_BATCH])
-                outputs = self.model(inputs).float()
-                loss += F.cross_entropy(outputs, targets, reduction="sum")
-                correct += (outputs.argmax(1) == targets).sum()
-        history = self.history
-        history.step.append(self.step)
-        history.epoch.append(epoch + 1)
-        history.train_loss.append(train_loss)
-        history.test_loss.append(float(loss) / len(self.test_x))
-        history.test_accuracy.append(float(correct) / len(self.test_x))
-        self.progress({"event": "epoch", "epoch": epoch + 1, "accuracy": history.test_accuracy[-1]})
+        loss, accuracy = self.learner.evaluate(self.test_x, self.test_y)
+        if not math.isfinite(loss):  # the last update broke the model
+            self.diverged_at = self.step
+            return
+        self.history.add(
+            step=self.step,
+            epoch=epoch + 1,
+            train_loss=train_loss,
+            test_loss=loss,
+            test_accuracy=accuracy,
+        )
+        self._counted = {"batches": self.batches.value, "skipped": self.learner.attachment.skipped}
+        self.progress({"event": "epoch", "epoch": epoch + 1, "accuracy": accuracy})
 
     def _recorder(self) -> Recorder | None:
+        """A recorder that goes on where the trial does; a record that is damaged begins anew."""
         if self.settings.record_every == 0:
             return None
-        out = self.folder / "watch"
-        meta = {"method": self.arm.name, "seed": self.seed, "model": self.settings.model}
+        out, resume_from = self.folder / "watch", None
+        if self.step > 0:
+            try:
+                load_run(out)
+                resume_from = self.step
+            except UserError as error:
+                self._note(f"its record begins anew at step {self.step}, because {error}")
+        if resume_from is None:
+            shutil.rmtree(out, ignore_errors=True)
         return Recorder(
-            self.attachment,
+            self.learner.attachment,
             out,
             every=self.settings.record_every,
-            meta=meta,
-            resume_from=self.step if (out / "run.json").exists() else None,
+            meta={"method": self.arm.name, "seed": self.seed, "model": self.settings.model},
+            resume_from=resume_from,
+            first_step=self.step,
         )
 
-    def _state(self) -> dict[str, Any]:
+    def _owner(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the trial that goes on from it."""
+        settings = self.settings.to_dict()
+        del settings["data_dir"]  # the content counts, not the place
         return {
             "method": self.arm.name,
             "seed": self.seed,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": {"last_epoch": self.scheduler.last_epoch},
-            "scaler": self.scaler.state_dict(),
-            "history": vars(self.history),
-            "batches": self.batches.value,
-            "init_checksum": self.init_checksum,
+            "settings": settings,
+            "dataset": self.dataset.fingerprint,
+            "init_checksum": self.learner.init_checksum,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **self._owner(),
+            **self.learner.state_dict(),
+            "history": self.history.to_dict(),
+            "counted": self._counted,
             "step": self.step,
             "train_seconds": self.train_seconds,
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = _History(**state["history"])
-        self.batches = BatchChecksum(self.device, state["batches"])
+    def _resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint; one that cannot be used costs time, but not the trial."""
+        try:
+            self._restore(load_checkpoint(checkpoint, self.device, self._owner()))
+        except UserError as error:
+            self._note(f"begins anew, because {error}")
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self._note(f"begins anew, because {checkpoint.name} does not fit: {error}")
+            self._begin()
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.learner.load_state_dict(state)
+        self.history = History(**state["history"])
+        self._counted = dict(state["counted"])
+        self.batches = BatchChecksum(self.device, self._counted["batches"])
         self.step = state["step"]
         self.train_seconds = state["train_seconds"]
 
+    def _note(self, text: str) -> None:
+        self.progress({"event": "note", "text": text})
+
     def _result(self) -> dict[str, Any]:
-        history = self.history
-        diverged = self.diverged_at is not None
-        seconds = max(self.train_seconds, 1e-9)
-        trained = len(history.epoch) * self.steps_per_epoch * self.batch_size
+        # Steps after a divergence, until it is noticed, would spoil the figure.
+        rows = 0 if self.diverged_at is not None else self.step * self.batch_size
         return {
             "method": self.arm.name,
             "seed": self.seed,
-            "status": "diverged" if diverged else "finished",
-            # A model of NaNs knows nothing: it counts as guessing, and is not dropped.
-            "test_accuracy": 1.0 / self.dataset.num_classes
-            if diverged
-            else history.test_accuracy[-1],
-            "test_loss": None if diverged else history.test_loss[-1],
-            "history": vars(history),
+            **verdict(self.history, self.diverged_at, self.dataset.num_classes),
+            "history": self.history.to_dict(),
             "steps": self.step,
-            "diverged_at_step": self.diverged_at,
             "wall_time_s": self.train_seconds,
-            "samples_per_s": trained / seconds if trained else None,
-            "peak_memory_bytes": _peak_memory(self.device),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "skipped": self.attachment.skipped,
-            "init_checksum": self.init_checksum,
-            "batches_checksum": f"{self.batches.value & (2**64 - 1):016x}",
+            "samples_per_s": rows / self.train_seconds if rows else None,
+            "peak_memory_bytes": peak_memory(self.device),
+            "parameters": sum(p.numel() for p in self.learner.model.parameters()),
+            "skipped": self._counted["skipped"],
+            "init_checksum": self.learner.init_checksum,
+            "batches_checksum": f"{self._counted['batches'] & (2**64 - 1):016x}",
             "learning_rate": self.settings.learning_rate(self.arm.optimizer),
-            "device": torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else self.device.type,
+            "device": device_name(self.device),
+            "versions": versions_here(),
         }
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.amp_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
 
 
-def _amp_dtype(mode: str, device: torch.device) -> torch.dtype | None:
-    if mode == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[mode]
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _generator(device: str | torch.device, purpose: str, seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derived_seed(purpose, seed, epoch))

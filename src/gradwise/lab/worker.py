@@ -1,4 +1,4 @@
-"""A process for one trial: `python -m gradwise.lab.worker TRIAL.json`.
+"""A process for one trial: the runner runs this file, with the path of the trial's `trial.json`.
 
 Events go to standard output, one JSON object a line; everything else goes to standard error, which
 the runner keeps as the trial's log. Exit code 0: the result is written; 2: the user asked for
@@ -7,34 +7,37 @@ something impossible; 1: the trial failed; 3: whoever listened is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-
-def _emit(event: dict[str, Any]) -> None:
-    try:
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The runner was killed: stop here, the last checkpoint is good.
-        os._exit(3)
+Emit = Callable[[dict[str, Any]], None]
 
 
-def run(spec_path: Path) -> dict[str, Any]:
+def run(spec_path: Path, emit: Emit) -> dict[str, Any]:
     """Run the trial that a file describes.
 
     Args:
-        spec_path: JSON with `settings`, `method`, `seed` and `folder`.
+        spec_path: JSON with `settings`, `method`, `seed`, `folder` and `dataset`, the fingerprint
+            of the data that all trials share.
+        emit: told what happens.
 
     Returns:
         The trial's result, as written to `result.json`.
+
+    Raises:
+        UserError: where the specification is no good, or the data is not what it was.
+        OSError: where the disk refuses.
     """
+    from gradwise.errors import UserError
     from gradwise.lab.data import load
     from gradwise.lab.files import read_json
+    from gradwise.lab.locks import own_folder
     from gradwise.lab.methods import resolve
     from gradwise.lab.settings import Settings
     from gradwise.lab.trial import Trial
@@ -42,32 +45,77 @@ def run(spec_path: Path) -> dict[str, Any]:
     spec = read_json(spec_path)
     settings = Settings.from_dict(spec["settings"])
     arm = resolve(spec["method"], settings.optimizer)
-    data_dir = None if settings.data_dir is None else Path(settings.data_dir)
-    dataset = load(settings.data, data_dir).subset(settings.limit_train, settings.limit_test)
-    return Trial(settings, arm, spec["seed"], dataset, Path(spec["folder"]), _emit).run()
+    folder = Path(spec["folder"])
+    with own_folder(folder):
+        data_dir = None if settings.data_dir is None else Path(settings.data_dir)
+        dataset = load(settings.data, data_dir).subset(settings.limit_train, settings.limit_test)
+        if dataset.fingerprint != spec["dataset"]:
+            raise UserError(
+                f"data {settings.data!r} gave other rows than when the comparison began: it has to "
+                "give the same ones each time, so fix the seed of whatever is random in it"
+            )
+        return Trial(settings, arm, spec["seed"], dataset, folder, emit).run()
 
 
-def main(arguments: list[str]) -> int:
-    """Run one trial and say how it went."""
+def _prepare() -> None:
+    """Make the process a good place for code of the user's and for equal numbers."""
+    # Whatever the user's model imports late is found, but shadows nothing.
+    sys.path.append(os.getcwd())
+    import torch
+
+    # A trial that goes on from a checkpoint has to give the numbers of one that never stopped.
+    torch.backends.cudnn.deterministic = True
+
+
+def main(arguments: Sequence[str], emit: Emit) -> int:
+    """Run one trial and say how it went.
+
+    Args:
+        arguments: the path of `trial.json`.
+        emit: told what happens, errors included.
+
+    Returns:
+        The exit code.
+    """
     from gradwise.errors import UserError
 
     try:
-        result = run(Path(arguments[0]))
+        _prepare()
+        result = run(Path(arguments[0]), emit)
     except UserError as error:
-        _emit({"event": "error", "kind": "user", "message": str(error)})
+        emit({"event": "error", "message": str(error)})
         return 2
     except OSError as error:
-        _emit({"event": "error", "kind": "failure", "message": str(error)})
+        traceback.print_exc()
+        where = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or error}{where}"
+        emit({"event": "error", "message": message, "errno": error.errno})
         return 1
     except Exception as error:
         traceback.print_exc()
         line = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {line[0] if line else 'no message'}"
-        _emit({"event": "error", "kind": "failure", "message": reason})
+        emit({"event": "error", "message": reason})
         return 1
-    _emit({"event": "done", "status": result["status"], "accuracy": result["test_accuracy"]})
+    emit({"event": "done", "status": result["status"]})
     return 0
 
 
+def _bring_in(name: str, path: Path) -> ModuleType:
+    """Import a file under a name, whatever else is installed under it."""
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _here = Path(__file__).resolve().parent
+    # First of all: the runner may be killed while torch is being loaded.
+    _emit = _bring_in("_gradwise_lifeline", _here / "lifeline.py").Lifeline().emit
+    _bring_in("gradwise", _here.parent / "__init__.py")
+    from gradwise.lab import worker
+
+    sys.exit(worker.main(sys.argv[1:], _emit))

@@ -1,0 +1,169 @@
+"""A model that learns: its optimizer, schedule, precision and transforms, one batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradwise.attach import Attachment, attach
+from gradwise.lab.augment import Augment
+from gradwise.lab.data import Dataset
+from gradwise.lab.fairness import model_checksum
+from gradwise.lab.methods import Arm, make_optimizer
+from gradwise.lab.models import build
+from gradwise.lab.schedule import lr_factor
+from gradwise.lab.seeding import seed_everything
+from gradwise.lab.settings import Settings
+
+EVAL_BATCH = 1024
+_AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """All that training changes, as it is before the first step, and how a step changes it.
+
+    Args:
+        settings: resolved ones, without "auto".
+        arm: the method.
+        seed: of the weights.
+        dataset: says what goes in and what comes out.
+        augment: prepares the rows that are evaluated, and says how labels are smoothed.
+        steps_per_epoch: batches an epoch.
+
+    Attributes:
+        device: where the model is.
+        model: in channels_last memory where it takes images.
+        init_checksum: of the weights before the first step.
+        optimizer: the arm's.
+        attachment: the arm's transforms at work on it.
+        steps: batches learned from so far.
+
+    Raises:
+        UserError: where the model does not fit the data.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        arm: Arm,
+        seed: int,
+        dataset: Dataset,
+        augment: Augment,
+        steps_per_epoch: int,
+    ) -> None:
+        self.device = torch.device(settings.device)
+        self.augment = augment
+        seed_everything(seed)
+        model = build(settings.model, num_classes=dataset.num_classes, in_shape=dataset.in_shape)
+        self.init_checksum = model_checksum(model)
+        model = model.to(self.device)
+        if len(dataset.in_shape) == 3:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: nn.Module = model
+        self.optimizer = make_optimizer(
+            arm,
+            self.model,
+            settings.learning_rate(arm.optimizer),
+            settings.momentum,
+            settings.weight_decay,
+        )
+        self.attachment: Attachment = attach(self.optimizer, arm.transform, model=self.model)
+        self.steps = 0
+        self._peak = settings.learning_rate(arm.optimizer)
+        self._factor = lr_factor(
+            settings.schedule,
+            steps_per_epoch * settings.epochs,
+            round(settings.warmup_epochs * steps_per_epoch),
+        )
+        self._amp_dtype = _AMP_DTYPES[settings.amp]
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self._amp_dtype == torch.float16
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step that comes next."""
+        return self._peak * self._factor(self.steps)
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Learn from one batch.
+
+        Args:
+            inputs: augmented rows `[B, ...]`.
+            targets: labels `[B]`, or a distribution over the classes in each row `[B, C]`.
+
+        Returns:
+            The batch's loss before the step, 0-d, on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        with self._autocast():
+            outputs = self.model(inputs)
+            loss = F.cross_entropy(
+                outputs.float(), targets, label_smoothing=self.augment.label_smoothing
+            )
+        self.optimizer.zero_grad()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.steps += 1
+        return loss.detach()
+
+    def evaluate(self, rows: Tensor, labels: Tensor) -> tuple[float, float]:
+        """How well the model does on rows that it does not learn from; this waits for the device.
+
+        Args:
+            rows: as stored, `[N, ...]`.
+            labels: `[N]`.
+
+        Returns:
+            The mean cross entropy, and the share of rows that are classified rightly.
+        """
+        training = self.model.training
+        self.model.eval()
+        correct = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.device)
+        with torch.no_grad(), self._autocast():
+            for start in range(0, len(rows), EVAL_BATCH):
+                targets = labels[start : start + EVAL_BATCH]
+                inputs = self.augment.prepare_eval(rows[start : start + EVAL_BATCH])
+                outputs = self.model(inputs).float()
+                total += F.cross_entropy(outputs, targets, reduction="sum")
+                correct += (outputs.argmax(1) == targets).sum()
+        self.model.train(training)
+        return float(total) / len(rows), float(correct) / len(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs; the transforms' state rides in the optimizer's."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Args:
+            state: of a learner made with the same arguments.
+
+        Raises:
+            LookupError: where an entry is missing.
+            RuntimeError: where the weights do not fit.
+            ValueError: where the optimizer's state does not.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._amp_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._amp_dtype)
