@@ -163,6 +163,25 @@ def test_other_parameters_in_the_same_places() -> None:
     assert attachment.moments.count.tolist() == [6]
 
 
+@pytest.mark.parametrize("key", ["autoscale", "zclip", "autoclip"])
+def test_state_follows_the_gradients_to_another_device(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRADWISE_BACKEND", raising=False)
+    model, there = network(), network().to("meta")  # a device that every machine has
+    optimizer = SGD(model.parameters(), lr=0.02, foreach=False)
+    attachment = gw.attach(optimizer, TRANSFORMS[key]())
+    train(model, optimizer, [0, 1])
+    optimizer.param_groups[0]["params"] = list(there.parameters())
+    for param in there.parameters():
+        param.grad = torch.empty_like(param)
+    optimizer.step()
+    assert attachment.state is not None
+    assert {value.device.type for value in attachment.state.values()} == {"meta"}
+    assert attachment._skipped is not None
+    assert attachment._skipped.device.type == "meta"
+
+
 def test_a_model_that_changes_its_type() -> None:
     model = network()
     optimizer = SGD(model.parameters(), lr=0.02)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import gradwise as gw
 from attach.loops import SGD, backward, network, same, values
 from gradwise.errors import UserError
-from gradwise.transforms import AGC, Center, ClipNorm
+from gradwise.transforms import AGC, AutoClip, Autoscale, Center, ClipNorm
 
 STEPS = range(6)
 
@@ -142,3 +142,25 @@ def test_names_come_from_the_model_the_optimizer_or_a_count() -> None:
     numbered = tuple(f"group{i}.0" for i in range(len(names)))
     assert gw.autoscale(SGD(groups, lr=0.1)).names == numbered
     assert gw.autoscale(SGD(model.named_parameters(), lr=0.1), model).names == names
+
+
+def test_numbers_are_what_the_transforms_have_to_say() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=0.02)
+    attachment = gw.attach(optimizer, Autoscale(), AutoClip(50), ClipNorm(0.5))
+    assert attachment.numbers == {}
+    for step in STEPS:
+        backward(model, step)
+        optimizer.step()
+    numbers = attachment.numbers
+    assert sorted(numbers) == [
+        *(f"0.Autoscale[trend].{name}" for name in ("alpha", "memory", "sigma", "step")),
+        *(f"1.AutoClip.{name}" for name in ("factor", "threshold")),
+        "2.ClipNorm.factor",
+    ]
+    assert attachment.affine.scale is not None
+    product = numbers["0.Autoscale[trend].alpha"] * numbers["1.AutoClip.factor"]
+    scale = product * numbers["2.ClipNorm.factor"]
+    for i, eligible in enumerate(attachment.moments.layout.eligible):
+        wanted = scale if eligible else scale / numbers["0.Autoscale[trend].alpha"]
+        assert attachment.affine.scale[i].item() == pytest.approx(wanted.item(), rel=1e-12)

@@ -245,8 +245,9 @@ def put_back(model: nn.Module, weights: list[Tensor]) -> None:
             param.copy_(weight)
 
 
-@pytest.mark.xfail(strict=True, reason="the cpu backend squares in bfloat16 under autocast")
-def test_a_step_under_autocast_is_the_same() -> None:
+@pytest.mark.parametrize("backend", ["", "cpu", "foreach", "reference"])
+def test_a_step_under_autocast_is_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADWISE_BACKEND", backend)
     model, twin = network(), network()
     optimizer, other = build("SGD", model, False), build("SGD", twin, False)
     attachment, truth = gw.autoscale(optimizer), gw.autoscale(other)

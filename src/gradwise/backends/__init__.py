@@ -23,7 +23,7 @@ from gradwise.backends.segments import Stats
 from gradwise.errors import UserError
 from gradwise.layout import Layout
 
-__all__ = ["apply", "available", "choose", "measure"]
+__all__ = ["apply", "available", "choose", "measure", "missing"]
 
 ENVIRONMENT_VARIABLE = "GRADWISE_BACKEND"
 
@@ -38,6 +38,12 @@ _MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout, bool], Stats]] =
 def available() -> tuple[str, ...]:
     """The names that `backend=` takes."""
     return tuple(_MEASURES)
+
+
+def missing(name: str) -> str | None:
+    """Why a backend cannot run here, or None where it can."""
+    library = kernels() if name == "native" else None
+    return library if isinstance(library, str) else None
 
 
 def choose(device: torch.device, backend: str | None = None) -> str:
@@ -60,8 +66,8 @@ def choose(device: torch.device, backend: str | None = None) -> str:
         raise UserError(f"expected backend to be one of {', '.join(_MEASURES)}, got {name!r}")
     if name in ON_HOST and device.type != "cpu":
         raise UserError(f"backend {name!r} cannot measure tensors on device '{device}'")
-    if name == "native" and not native.available():
-        raise UserError(f"backend 'native' cannot run: {kernels()}")
+    if (reason := missing(name)) is not None:
+        raise UserError(f"backend {name!r} cannot run: {reason}")
     return name
 
 

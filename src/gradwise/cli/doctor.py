@@ -130,6 +130,7 @@ def _backends() -> list[dict[str, Any]]:
     for name in backends.available():
         used = [d for d in ("cpu", "cuda") if backends.choose(torch.device(d), None) == name]
         note = f"forced by {backends.ENVIRONMENT_VARIABLE}" if forced == name else ""
+        note = backends.missing(name) or note
         rows.append({"backend": name, "used on": used, "note": note})
     return rows
 

@@ -65,8 +65,8 @@ def test_bins_of_bins_are_bins(
             expected = plain(values[row, low:high].astype(np.float64))
             for bins in (at_once, twice):
                 assert bins.count[row, i] == expected[3]
-                np.testing.assert_equal(float(bins.min[row, i]), expected[0])
-                np.testing.assert_equal(float(bins.max[row, i]), expected[2])
+                np.testing.assert_array_equal([bins.min[row, i]], [expected[0]])  # -0.0 is 0.0
+                np.testing.assert_array_equal([bins.max[row, i]], [expected[2]])
                 np.testing.assert_allclose(bins.mean[row, i], expected[1], rtol=1e-4, atol=1e-2)
 
 
