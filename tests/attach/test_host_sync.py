@@ -109,6 +109,31 @@ def test_the_routes_agree(key: str, backend: str, monkeypatch: pytest.MonkeyPatc
         assert close(route, other, rtol=1e-5 if route[0].dtype == torch.float32 else 1e-10)
 
 
+@pytest.mark.parametrize("backend", ["foreach", "cpu"])
+@pytest.mark.parametrize("key", TRANSFORMS)
+def test_the_routes_agree_on_mixed_types(
+    key: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = (torch.float32, torch.float64, torch.complex64, torch.bfloat16, torch.float32)
+
+    def run() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(4, 3, dtype=dtype)) for dtype in types]
+        optimizer = SGD(params, lr=0.1)
+        gw.attach(optimizer, TRANSFORMS[key]())
+        for size in (1.0, 20.0, 3.0):
+            for param in params:
+                param.grad = size * torch.randn_like(param) + 0.5
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    monkeypatch.setenv("GRADWISE_BACKEND", "reference")
+    plain = run()
+    monkeypatch.setenv("GRADWISE_BACKEND", backend)
+    for one, other in zip(plain, run(), strict=True):
+        assert close([one], [other], rtol=2**-7 if one.dtype == torch.bfloat16 else 1e-5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("key", TRANSFORMS)
 def test_on_a_device(key: str) -> None:

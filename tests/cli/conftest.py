@@ -2,12 +2,8 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "lab"))  # for lab_helpers
-
 from cli_helpers import Process
 from lab_helpers import run_inline
 

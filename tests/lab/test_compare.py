@@ -80,6 +80,16 @@ def test_the_summary_has_what_was_promised(out):
     assert read["finished"] is True
 
 
+def test_what_auto_stood_for_is_written_down(out):
+    settings = compare_methods(tiny(epochs=1, device="auto"), ["sgd"], [0], out)["config"][
+        "settings"
+    ]
+    assert settings["device"] in ("cpu", "cuda")
+    assert settings["amp"] in ("off", "bf16", "fp16")
+    with pytest.raises(UserError, match="device was"):
+        compare_methods(tiny(epochs=1, device="cpu:0"), ["sgd"], [0], out)
+
+
 def test_numbers_do_not_depend_on_the_order_of_methods(out, tmp_path):
     compare_methods(SETTINGS, ["sgd", "znorm"], [4, 2], out)
     compare_methods(SETTINGS, ["znorm", "sgd"], [2, 4], tmp_path / "other")

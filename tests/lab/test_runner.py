@@ -28,6 +28,8 @@ USER = """
     def load():
         import helper_of_mine  # found in the current directory, like this module
         print("loading", end="")
+        if SPEC.endswith("trial.json"):
+            Path("paths").write_text("\\n".join(sys.path))
         os.write(1, b'{"event": "error", "message": "a lie"}\\n')
         torch.manual_seed(0)
         x, y = torch.randn(96, 8), torch.arange(96) % 4
@@ -145,6 +147,10 @@ def test_the_death_of_one_stops_no_other_and_only_the_dead_are_tried_again(user_
     assert json.loads((folders[1] / "failure.json").read_text())["exit_code"] == -6
     assert processes_with(str(out)) == []  # nor did that child stay
     assert summary["methods"]["sgd"]["test_accuracy"]["values"][1] is None
+
+    paths = (user_folder / "paths").read_text().splitlines()
+    assert paths[0] == paths[-1] == str(user_folder)  # first while the user's code is loaded
+    assert os.path.dirname(worker.__file__) not in paths  # it holds modules named like others
 
     kept = {seed: identity(folders[seed] / "result.json") for seed in (0, 5)}
     (user_folder / "calm").touch()

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from lab_helpers import make_trial, numbers, recorded, same_tables, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwise.lab import trial as trial_module
 from gradwise.lab.methods import OPTIMIZERS
+from gradwise.watch import Recorder
 
 METHODS = ("sgd", "adamw", "rmsprop", "autoscale", "znorm+clip(max_norm=0.1)", "adamw+center+agc")
 
@@ -107,6 +109,34 @@ def test_record_every_leaves_steps_out_and_nothing_else(tmp_path):
     assert not (tmp_path / "0" / "watch").exists()
     whole, thinned = recorded(tmp_path / "1")[0], recorded(tmp_path / "3")[0]
     assert same_tables(whole.take([0, 3, 6, 9]), thinned)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operators by which the host reads a value from the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["sgd", "autoscale"])
+def test_the_host_reads_nothing_between_two_reports(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(trial_module, "REPORT_SECONDS", 1e9)
+    monkeypatch.setenv("GRADWISE_BACKEND", "foreach")  # as on an accelerator
+    reads = {}
+    for rows in (64, 640):
+        one = make_trial(tmp_path / f"{rows}", tiny(limit_train=rows, augment="strong"), method)
+        recorder = Recorder(one.learner.attachment, tmp_path / f"{rows}" / "watch")
+        one._train_epoch(0, recorder)
+        with HostReads() as counter:
+            one._train_epoch(1, recorder)
+        reads[rows] = counter.count
+        recorder.close()
+    assert 0 < reads[64] == reads[640] < 16  # an epoch's own, however many its steps
 
 
 # Divergence
