@@ -96,7 +96,7 @@ def test_the_routes_agree(key: str, backend: str, monkeypatch: pytest.MonkeyPatc
     def run(dtype: torch.dtype) -> list[torch.Tensor]:
         model = network().to(dtype)
         with torch.no_grad():  # rows, a matrix and a vector that take the route of large tensors
-            model.add_module("7", nn.Linear(3, 70_000, dtype=dtype))
+            model.add_module("7", nn.Linear(3, 30_000, dtype=dtype))
             model[-1].weight.fill_(0.01)
             model[-1].bias.fill_(0.0)
         optimizer = SGD(model.parameters(), lr=0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -133,16 +135,47 @@ def test_gradients_that_share_one_buffer() -> None:
     assert same([p.grad for p in params], [p.grad for p in apart])
 
 
-def test_a_gradient_in_transposed_memory() -> None:
-    param = param_of((4, 6))
-    grad = torch.randn(6, 4)
-    (wanted,), _ = chain(Autoscale(), ClipNorm(0.5)).update([grad.t()])
-    param.grad = grad.t()
+PLACES: dict[str, Callable[[Tensor], Tensor]] = {
+    # How a gradient of 4 x 6 may lie in a buffer of 100 values.
+    "transposed": lambda flat: flat[:24].view(6, 4).t(),
+    "every other column": lambda flat: flat[:48].view(4, 12)[:, ::2],
+    "every other row": lambda flat: flat[:48].view(8, 6)[::2],
+    "a part of wider rows": lambda flat: flat[:40].view(4, 10)[:, 2:8],
+    "somewhere inside": lambda flat: flat[31:55].view(4, 6),
+    "permuted": lambda flat: flat[:24].view(2, 4, 3).permute(1, 0, 2),
+    "channels last": lambda flat: (
+        flat[:24].view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    ),
+    "channels last in part": lambda flat: flat[:96].view(2, 4, 3, 4).permute(0, 3, 1, 2)[:, :2],
+}
+
+
+@pytest.mark.parametrize("backend", ["", "cpu", "foreach"])
+@pytest.mark.parametrize("key", ["autoscale", "center-row", "clip", "agc", "znorm"])
+@pytest.mark.parametrize("place", PLACES)
+def test_gradients_wherever_they_lie(
+    place: str, key: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADWISE_BACKEND", "reference")
+    flat = torch.randn(100) + 0.3
+    grad = PLACES[place](flat)
+    outside = flat.clone()
+    PLACES[place](outside).zero_()
+    param = nn.Parameter(torch.randn(grad.shape))
+    transform = TRANSFORMS[key]()
+    (wanted,), _ = transform.update([grad.contiguous()], None, [param.detach()])
+    monkeypatch.setenv("GRADWISE_BACKEND", backend)
     optimizer = SGD([param], lr=0.5)
-    gw.attach(optimizer, Autoscale(), ClipNorm(0.5))
+    gw.attach(optimizer, transform)
+    param.grad = grad
     optimizer.step()
-    assert close([param.grad], [wanted])
+    assert param.grad is not None
     assert param.grad.data_ptr() == grad.data_ptr()
+    assert close([param.grad], [wanted])
+    if place != "channels last":  # which is a copy
+        left = flat.clone()
+        PLACES[place](left).zero_()
+        assert same([left], [outside])  # and nothing beside it is written
 
 
 def test_a_gradient_that_is_a_lazy_conjugate() -> None:

@@ -27,10 +27,11 @@ def test_a_comparison_from_the_command_line(gradwise, inline, here, read_json):
     assert (here / "o/report.html").stat().st_size > 1000
     assert (here / "o/report.md").exists()
     lines = err.splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith("sgd seed 0: ")
-    assert "left]" in lines[0]
-    assert lines[3].endswith("[4/4, done]")
+    assert len(lines) == 5
+    assert lines[0] == "4 trials to run"
+    assert lines[1].startswith("sgd seed 0: ")
+    assert "left]" in lines[1]
+    assert lines[4].endswith("[4/4, done]")
     command = read_json("o/config.json")["command"]
     assert command.startswith("gradwise compare --model mlp")
     assert "'sgd, clip(max_norm=0.5)'" in command

@@ -126,7 +126,9 @@ def test_lines_come_with_an_estimate_and_not_too_often(tmp_path, clock, lines):
     listen(job(tmp_path), step(0))
     clock.now = 29.0
     listen(job(tmp_path), step(2))
-    assert file.getvalue() == ""
+    assert file.getvalue() == "2 trials to run\n"
+    file.truncate(0)
+    file.seek(0)
     clock.now = 40.0
     listen(job(tmp_path), step(4))
     listen(job(tmp_path), step(5))
@@ -175,8 +177,11 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
-            # Not execv: readline, which pytest loads, puts a width into the process's environment.
+            # Not execv: readline, which pytest loads, puts a width into the process's environment,
+            # and workers of pytest-xdist find it in theirs.
             environment = {**os.environ, "TERM": "xterm-256color"}
+            for width in ("COLUMNS", "LINES"):
+                environment.pop(width, None)
             command = [sys.executable, "-m", "gradwise", *arguments]
             os.execve(sys.executable, command, environment)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -21,6 +21,8 @@ class CheckpointHooks:
     They ride as extra entries of the first parameter group, because that is what survives nearly
     every way in which people save optimizers: an optimizer without gradwise carries them along, one
     that is attached after loading finds them, and tools that walk through state see plain tensors.
+    (torch's distributed checkpoints with `flatten_optimizer_state_dict` leave out on loading what
+    the optimizer does not hold already: `Attachment.state_dict` serves there.)
 
     Args:
         optimizer: where the hooks go.

@@ -47,7 +47,7 @@ import click
     default="3",
     show_default=True,
     metavar="N|LIST",
-    help="Number of seeds, or a list such as 0,1,5.",
+    help="Number of seeds, or a list such as 0,1,5; the one seed 7 is written '7,'.",
 )
 @click.option(
     "--out",

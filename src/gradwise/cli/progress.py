@@ -106,6 +106,8 @@ def _lines(
 
     def listen(job: Job, event: dict[str, Any]) -> None:
         told = _told(job, event, estimate)
+        if event["event"] == "start" and not estimate.started and told is None:
+            say(Text(f"{estimate.trials} trials to run"))  # a sign of life
         estimate.take(job, event)
         ahead = f"[{estimate.over}/{estimate.trials}, {estimate.remaining()}]"
         if told is not None:
