@@ -46,7 +46,7 @@ class _Plan:
         self.rows = torch.tensor(rows, dtype=torch.int64)
         self.length = torch.tensor(lengths, dtype=torch.int64)
         self.first = torch.tensor([layout.offsets[i] for i in self.taken], dtype=torch.int64)
-        self.parts = _parts(self.numels)
+        self.parts: dict[int, list[tuple[int, int]]] = {}  # by number of threads
         self.pointers = (self.rows.data_ptr(), self.length.data_ptr(), self.first.data_ptr())
 
     def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -56,13 +56,15 @@ class _Plan:
             tensor = tensors[i]
             assert tensor is not None
             if not self.real or not _in_one_piece(tensor, rows):
-                tensor = as_rows(tensor, rows).float().contiguous()
+                tensor = as_rows(tensor.resolve_neg(), rows).float().contiguous()
             found.append(tensor)
         return found
 
 
 def _in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
     """Whether the values, row after row, fill the memory from `data_ptr` on."""
+    if tensor.is_neg():  # a lazy negative: what lies there has the other sign
+        return False
     if tensor.is_contiguous():
         return True
     if tensor.dim() == 4:
@@ -70,12 +72,13 @@ def _in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
     return rows == 1 and tensor.dim() == 2 and tensor.t().is_contiguous()
 
 
-def _parts(numels: list[int]) -> list[tuple[int, int]]:
-    """Runs of neighbouring tensors of about `SHARE` values, for threads to take."""
+def _parts(numels: list[int], threads: int) -> list[tuple[int, int]]:
+    """Runs of neighbouring tensors of about the same number of values, one a thread."""
+    share = max(sum(numels) / threads, SHARE)
     parts, start, held = [], 0, 0
     for i, numel in enumerate(numels):
         held += numel
-        if held >= SHARE:
+        if held >= share:
             parts.append((start, i + 1))
             start, held = i + 1, 0
     if start < len(numels):
@@ -109,8 +112,10 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
 
 def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> bool:
     """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
-    if not all(t.dtype == torch.float32 and _in_one_piece(t) for t in tensors):
-        return False
+    for tensor in tensors:
+        # Autograd would not notice what is written behind its back.
+        if tensor.dtype != torch.float32 or tensor.requires_grad or not _in_one_piece(tensor):
+            return False
     key = ("native apply", tuple(which))
     plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
     scale, shift = (
@@ -151,13 +156,14 @@ def _run(
 ) -> None:
     function = _function(name, len(targets))
     threads = torch.get_num_threads()
-    if len(plan.parts) == 1 or threads == 1:
-        function(data, *plan.pointers, 0, len(plan.taken), *targets)
-        return
+    if threads not in plan.parts:
+        plan.parts[threads] = _parts(plan.numels, threads)
+    *others, own = plan.parts[threads]
     jobs = [
         _pool(threads).submit(function, data, *plan.pointers, start, stop, *targets)
-        for start, stop in plan.parts
+        for start, stop in others
     ]
+    function(data, *plan.pointers, *own, *targets)
     for job in jobs:
         job.result()
 
