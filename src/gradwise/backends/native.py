@@ -112,10 +112,8 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
 
 def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> bool:
     """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
-    for tensor in tensors:
-        # Autograd would not notice what is written behind its back.
-        if tensor.dtype != torch.float32 or tensor.requires_grad or not _in_one_piece(tensor):
-            return False
+    if not all(t.dtype == torch.float32 and _in_one_piece(t) for t in tensors):
+        return False
     key = ("native apply", tuple(which))
     plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
     scale, shift = (
@@ -125,6 +123,9 @@ def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int
         for vector, default in ((affine.scale, 1.0), (affine.shift, 0.0))
     )
     _run("gradwise_apply", plan, _addresses(tensors, plan), (scale.data_ptr(), shift.data_ptr()))
+    for tensor in tensors:
+        if tensor.requires_grad:  # tell autograd what was written behind its back
+            torch.autograd.graph.increment_version(tensor)
     return True
 
 
