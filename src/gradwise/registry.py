@@ -152,8 +152,13 @@ def _literals(text: str, call: str) -> dict[str, Any]:
         tree = ast.parse(call, mode="eval").body
         if not isinstance(tree, ast.Call) or tree.args:
             raise UserError(message)
-        return {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
-    except (SyntaxError, ValueError) as error:
+        names = [keyword.arg for keyword in tree.keywords]  # None stands for **
+        if None in names or len(set(names)) < len(names):
+            raise UserError(message)
+        return {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords}
+    except UserError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(message) from error
 
 
