@@ -44,7 +44,8 @@ class _Plan:
             for i in there
             if layout.rows[i] > 1 or not layout.dense[i] or layout.dtypes[i] in _WIDE
         ]
-        whole = [i for i in there if i not in set(self.other)]
+        other = set(self.other)
+        whole = [i for i in there if i not in other]
         limit = SMALL if sum(n for i in whole if (n := numels[i]) <= SMALL) <= SCRATCH else TINY
         self.small = [i for i in whole if numels[i] <= limit]
         self.large = [i for i in whole if numels[i] > limit]

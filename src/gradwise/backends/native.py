@@ -37,7 +37,8 @@ class _Plan:
     def __init__(self, layout: Layout) -> None:
         there = [i for i, n in enumerate(layout.numels) if layout.present[i] and n > 0]
         self.taken = [i for i in there if layout.dense[i] and layout.dtypes[i] in _KERNEL_TYPES]
-        self.other = [i for i in there if i not in set(self.taken)]
+        taken = set(self.taken)
+        self.other = [i for i in there if i not in taken]
         self.numels = [layout.numels[i] for i in self.taken]  # a complex value counts two
         self.real = all(layout.dtypes[i] == torch.float32 for i in self.taken)
         rows = [layout.rows[i] for i in self.taken]
@@ -136,8 +137,6 @@ def _flags(which: list[int], count: int) -> tuple[bool, ...]:
 
 def _owners(layout: Layout, sound: list[bool]) -> list[int]:
     """The tensors that have a segment which is not sound."""
-    if all(sound):
-        return []
     return [
         i
         for i, (start, rows) in enumerate(zip(layout.offsets, layout.rows, strict=True))
