@@ -14,6 +14,7 @@ from hypothesis import given
 from torch import Tensor
 
 import gradwise as gw
+from gradwise.moments import with_params
 from reference import moments as oracle
 from reference.described import BACKENDS, NAMES, PER, assert_described, pieces
 from reference.strategies import ALL, COMMON, SOLID, as_array, bits, gradients, values
@@ -29,7 +30,7 @@ def test_nonfinite_values_are_counted(
     grads: list[Tensor], backend: str | None, data: st.DataObject
 ) -> None:
     per = data.draw(PER)
-    wanted = []
+    wanted, zeros = [], []
     for g in grads:
         if data.draw(st.booleans()):
             where = data.draw(st.integers(0, g.shape[0] - 1))
@@ -37,8 +38,10 @@ def test_nonfinite_values_are_counted(
             g[index] = data.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
         parts = oracle.rows(as_array(g)) if per == "row" else [as_array(g)]
         wanted += [oracle.nonfinite(oracle.reals(p)) for p in parts]
+        zeros += [oracle.zeros(oracle.reals(p)) for p in parts]
     moments = gw.measure(grads, per=per, backend=backend)
     assert moments.nonfinite.tolist() == wanted
+    assert moments.zeros.tolist() == zeros
     for i, bad in enumerate(wanted):
         # What has a non-finite value has no finite mean to be trusted, and nobody else is hurt.
         assert bool(torch.isfinite(moments.mean[i])) is (bad == 0)
@@ -113,6 +116,67 @@ def test_few_distinct_values_in_many_places(backend: str) -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.where(torch.rand(300_000, generator=generator) < 0.2, 4e-3, 1e-3)
     assert_described(gw.measure([x], backend=backend), pieces([x], "tensor"))
+
+
+@COMMON
+@given(gradients(kinds=("normal",), absent=False), PER, BACKENDS, st.data())
+def test_zeros_of_either_sign_are_counted(
+    grads: list[Tensor], per: str, backend: str | None, data: st.DataObject
+) -> None:
+    # What a ReLU leaves: zeros beside values so small that their square is 0.
+    for g in grads:
+        real = torch.view_as_real(g) if g.is_complex() else g
+        small = torch.finfo(g.dtype).tiny
+        kinds = torch.tensor([0.0, -0.0, small, -small, 1.0, 2.0], dtype=real.dtype)
+        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+        real.copy_(kinds[torch.randint(6, real.shape, generator=generator)])
+    got = gw.measure(grads, per=per, backend=backend)
+    assert got.zeros.dtype == torch.int64
+    wanted = [oracle.zeros(oracle.reals(a)) for a, _ in pieces(grads, per)]
+    assert got.zeros.tolist() == wanted
+    assert got.pooled().zeros.tolist() == [sum(wanted)]
+    whole = [oracle.zeros(oracle.reals(a)) for a, _ in pieces(grads, "tensor")]
+    assert got.per_tensor().zeros.tolist() == whole
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("per", ["tensor", "row"])
+def test_a_factor_of_zero_makes_zeros_of_what_is_finite(per: str, backend: str) -> None:
+    grads = [torch.tensor([[0.0, math.nan, 3.0], [math.inf, -0.0, 0.0]]), torch.ones(2)]
+    moments = gw.measure(grads, per=per, backend=backend)
+    assert moments.per_tensor().zeros.tolist() == [3, 0]
+    zero = torch.zeros((), dtype=torch.float64)
+    first_only = gw.affine.Affine(scale=zero, touched=(True, False))
+    assert moments.through(first_only).per_tensor().zeros.tolist() == [4, 0]
+    assert moments.through(gw.affine.Affine(scale=zero)).per_tensor().zeros.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("backend", ["foreach", "cpu", "reference"])
+def test_zeros_come_with_the_extremes(backend: str) -> None:
+    assert gw.measure([torch.zeros(3)], backend=backend).zeros.tolist() == [3]
+    without = gw.measure([torch.zeros(3)], backend=backend, extremes=False)
+    assert without.zeros is without.min is None
+    assert without.pooled().zeros is None
+    rows = gw.measure([torch.zeros(2, 3)], per="row", backend=backend, extremes=False)
+    assert rows.per_tensor().zeros is None
+    assert with_params(without, [torch.zeros(3)], backend).params.zeros is None
+
+
+class _Elsewhere(Tensor):
+    """Host memory that says it is another device."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu", 1)
+
+
+def test_a_model_on_several_devices_is_measured_as_one() -> None:
+    grads = [torch.tensor([0.0, 1.0, 0.0]), torch.zeros(4), None, torch.tensor([[-3.0, 0.0]])]
+    spread = [grads[0], grads[1].as_subclass(_Elsewhere), None, grads[3].as_subclass(_Elsewhere)]
+    assert_described(gw.measure(spread), pieces(grads, "tensor"))
+    without = gw.measure(spread, backend="foreach", extremes=False)
+    assert without.zeros is without.min is None
+    assert without.mean.tolist() == gw.measure(grads).mean.tolist()
 
 
 @COMMON

@@ -112,6 +112,7 @@ def test_pooled_is_one_vector(grads: list[Tensor | None], data: st.DataObject) -
         assert got.var.item() == pytest.approx(want.var, rel=0, abs=for_m2 / want.count)
         assert got.min.item() == want.min
         assert got.max.item() == want.max
+    assert got.zeros.tolist() == [want.zeros]
 
 
 @COMMON
@@ -149,6 +150,9 @@ def test_through_is_measuring_the_mapped(grads: list[Tensor | None], data: st.Da
         assert got.m2[i].item() == pytest.approx(want.m2, rel=1e-12, abs=slack)
         assert got.min[i].item() == pytest.approx(want.min, rel=1e-12, abs=noise)
         assert got.max[i].item() == pytest.approx(want.max, rel=1e-12, abs=noise)
+        if affine.shift is None:
+            assert got.zeros[i].item() == want.zeros
+    assert (got.zeros is None) == (affine.shift is not None)
 
 
 @COMMON

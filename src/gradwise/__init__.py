@@ -1,11 +1,12 @@
 """gradwise: see your gradients, keep them in line, prove what helps.
 
 import gradwise as gw
-gw.autoscale(optimizer)   # hyperparameter-free gradient normalisation, any torch optimizer
+gw.autoscale(optimizer)                # hyperparameter-free gradient normalisation
+gw.watch(optimizer, model, "runs/a")   # what every layer's gradient does, each step
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from gradwise import transforms
 from gradwise._version import __version__
@@ -13,6 +14,11 @@ from gradwise.affine import Affine
 from gradwise.attach import Attachment, attach, autoscale
 from gradwise.errors import UserError
 from gradwise.moments import Moments, measure
+
+if TYPE_CHECKING:
+    from gradwise.watch.module import WatchModule
+
+    watch: WatchModule
 
 __all__ = [
     "Affine",
@@ -28,8 +34,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """`gradwise.watch` on first use: it needs the extra "watch", which the core does without."""
     if name == "watch":
-        return importlib.import_module("gradwise.watch")
+        try:
+            return importlib.import_module("gradwise.watch")
+        except ModuleNotFoundError as error:
+            if error.name in ("numpy", "pyarrow"):
+                error.msg = f"{error.msg}: gradwise.watch needs pip install 'gradwise[watch]'"
+            raise
     raise AttributeError(f"module 'gradwise' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from gradwise.layout import Layout, Per, layout_of
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Count, mean, spread and extremes of every segment of a list of tensors.
+    """Count, mean, spread, extremes and zeros of every segment of a list of tensors.
 
     All vectors have shape [S], one entry a segment (a tensor, or a row of one), and live on the
     tensors' device in float64 (float32 where the device has none). A segment without values has
@@ -30,6 +30,8 @@ class Moments:
         nonfinite: int64, number of NaN and infinite values; mean and m2 are not finite then.
         min: smallest value, None where extremes were not asked for.
         max: largest value, None where extremes were not asked for.
+        zeros: int64, number of values that are exactly 0 (of either sign). None where extremes
+            were not asked for, and behind a map with a shift, which may make zeros anywhere.
         params: moments of the parameters in the same layout, for transforms that relate the
             gradients to them.
 
@@ -49,6 +51,7 @@ class Moments:
     nonfinite: Tensor
     min: Tensor | None
     max: Tensor | None
+    zeros: Tensor | None = None
     params: Moments | None = None
 
     def __len__(self) -> int:
@@ -127,6 +130,7 @@ class Moments:
             gather(self.nonfinite, "sum"),
             None if self.min is None else gather(self.min, "amin"),
             None if self.max is None else gather(self.max, "amax"),
+            None if self.zeros is None else gather(self.zeros, "sum"),
             None if self.params is None else self.params.per_tensor(),
         )
 
@@ -155,28 +159,37 @@ class Moments:
             inf = float("inf") if numel > 0 else 0.0
             low = torch.where(on, low, inf).amin().reshape(1) if len(self) else mean.reshape(1)
             high = torch.where(on, high, -inf).amax().reshape(1) if len(self) else mean.reshape(1)
-        nonfinite = torch.where(on, self.nonfinite, 0).sum().reshape(1)
-        return Moments(layout, count, mean.reshape(1), m2.reshape(1), nonfinite, low, high)
+        nonfinite, zeros = (
+            None if v is None else torch.where(on, v, 0).sum().reshape(1)
+            for v in (self.nonfinite, self.zeros)
+        )
+        assert nonfinite is not None
+        return Moments(layout, count, mean.reshape(1), m2.reshape(1), nonfinite, low, high, zeros)
 
     def through(self, affine: Affine) -> Moments:
         """The moments of the mapped tensors, without reading them.
 
-        mean' = s (mean - k), m2' = s^2 m2; the extremes swap where s is negative.
+        mean' = s (mean - k), m2' = s^2 m2; the extremes swap where s is negative. A factor keeps
+        the zeros, but that 0 makes zeros of all finite values; values that become too small for
+        their type are not seen.
         """
         if affine.is_identity:
             return self
         affine = affine.spread(self.layout)
-        mean, m2, low, high = self.mean, self.m2, self.min, self.max
+        mean, m2, low, high, zeros = self.mean, self.m2, self.min, self.max, self.zeros
         if affine.shift is not None:
             shift = torch.where(self.count > 0, affine.shift, 0.0)
             mean = mean - shift
             low, high = (None if end is None else end - shift for end in (low, high))
+            zeros = None
         if affine.scale is not None:
             mean, m2 = mean * affine.scale, m2 * affine.scale.square()
             if low is not None and high is not None:
                 ends = low * affine.scale, high * affine.scale
                 low, high = torch.minimum(*ends), torch.maximum(*ends)
-        return replace(self, mean=mean, m2=m2, min=low, max=high)
+            if zeros is not None:
+                zeros = torch.where(affine.scale == 0, self.count - self.nonfinite, zeros)
+        return replace(self, mean=mean, m2=m2, min=low, max=high, zeros=zeros)
 
 
 def _one_vector(numel: int) -> Layout:
@@ -205,8 +218,9 @@ def measure(
         per: "tensor" for one segment a tensor, "row" for one a row of dimension 0.
         params: the parameters that the gradients belong to, measured in the same layout.
         backend: a name of `gradwise.backends.available()`; None chooses by device.
-        extremes: also measure min and max, which costs reads of their own where no kernel does
-            all in one. Without them an accelerator counts non-finite values as 0 or 1 a segment.
+        extremes: also measure min, max and zeros, which costs reads of their own where no kernel
+            does all in one. Without them an accelerator counts non-finite values as 0 or 1 a
+            segment.
 
     Returns:
         `Moments` with vectors of shape [S].

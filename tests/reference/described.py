@@ -89,6 +89,7 @@ def assert_described(
         assert moments.max[i].item() == s.max
         assert moments.max_abs[i].item() == s.max_abs
         assert moments.nonfinite[i].item() == 0
+        assert moments.zeros[i].item() == s.zeros
         if s.count:
             for_var = for_m2 / s.count
             assert moments.var[i].item() == pytest.approx(s.var, rel=1e-14, abs=for_var)

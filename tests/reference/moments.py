@@ -1,4 +1,4 @@
-"""Oracle for *measure*: count, mean, M2, extremes and non-finite count, in plain float64 loops.
+"""Oracle for *measure*: count, mean, M2, extremes, zeros and non-finite count, in float64 loops.
 
 A complex array counts as pairs of real numbers. An empty array has mean 0 and M2 0. ``math.fsum``
 adds exactly, so the only rounding left is one division and one subtraction per element.
@@ -24,6 +24,7 @@ class Segment:
     min: float
     max: float
     nonfinite: int
+    zeros: int
 
     @property
     def var(self) -> float:
@@ -42,7 +43,7 @@ class Segment:
         return max(abs(self.min), abs(self.max)) if self.count else 0.0
 
 
-EMPTY = Segment(count=0, mean=0.0, m2=0.0, min=0.0, max=0.0, nonfinite=0)
+EMPTY = Segment(count=0, mean=0.0, m2=0.0, min=0.0, max=0.0, nonfinite=0, zeros=0)
 
 
 def reals(g: Array) -> list[float]:
@@ -60,7 +61,20 @@ def describe(values: list[float]) -> Segment:
         return EMPTY
     mean = math.fsum(values) / n
     m2 = math.fsum((x - mean) ** 2 for x in values)
-    return Segment(count=n, mean=mean, m2=m2, min=min(values), max=max(values), nonfinite=0)
+    return Segment(
+        count=n,
+        mean=mean,
+        m2=m2,
+        min=min(values),
+        max=max(values),
+        nonfinite=0,
+        zeros=zeros(values),
+    )
+
+
+def zeros(values: list[float]) -> int:
+    """How many numbers are 0, of either sign."""
+    return sum(1 for x in values if x == 0)
 
 
 def nonfinite(values: list[float]) -> int:
@@ -99,6 +113,7 @@ def merge(parts: list[Segment]) -> Segment:
         min=min(p.min for p in parts),
         max=max(p.max for p in parts),
         nonfinite=sum(p.nonfinite for p in parts),
+        zeros=sum(p.zeros for p in parts),
     )
 
 

@@ -69,6 +69,13 @@ class TestMoments:
     def test_nonfinite(self):
         assert om.nonfinite([1.0, math.nan, math.inf, -math.inf]) == 3
 
+    def test_zeros(self):
+        assert om.describe([0.0, -0.0, 5e-324, -1.0]).zeros == 2
+        assert om.zeros([math.nan, math.inf, 0.0]) == 1
+        assert om.merge(om.row_segments([W1])[0]).zeros == om.describe(om.reals(W1)).zeros == 1
+        assert om.describe(om.reals(np.array([0 + 2j, 0j]))).zeros == 3
+        assert om.describe([]).zeros == 0
+
     def test_affine_on_both_parts(self):
         assert om.affine(np.array([3 + 5j]), 2.0, 1.0)[0] == 4 + 8j
 

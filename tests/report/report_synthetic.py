@@ -1,5 +1,6 @@
 """Run folders as the lab writes them, with numbers that look like those of a training."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -29,6 +30,19 @@ def layer_names(count: int) -> list[str]:
             names.append(f"stages.{stage}.{at}.{part}")
         block += 1
     return [*names[: count - 2], "head.weight", "head.bias"][-count:]
+
+
+def unpack(packed: dict[str, Any]) -> np.ndarray:
+    """The inverse of `pack`, as the page's script does it."""
+    kind, levels = {1: ("u1", 252), 2: ("<u2", 65532)}[packed["size"]]
+    shape = packed["rows"], packed["columns"]
+    codes = np.frombuffer(base64.b64decode(packed["codes"]), kind).reshape(shape).astype(float)
+    scales = np.frombuffer(base64.b64decode(packed["scales"]), "<f8").reshape(shape[0], 3, 1)
+    unit, low, high = scales[:, 0], scales[:, 1], scales[:, 2]
+    values = unit * np.sinh(low + (codes - 3) * (high - low) / levels)
+    for code, meaning in enumerate((np.nan, 0.0, np.inf)):
+        values[codes == code] = meaning
+    return values
 
 
 def slug(name: str) -> str:

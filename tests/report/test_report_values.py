@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_synthetic import unpack
 
 from gradwise.errors import UserError
 from gradwise.report.encode import embed, pack, rounded, rounded_list
@@ -15,18 +16,6 @@ from gradwise.report.words import accuracy_points, duration, memory, p_value, pl
 
 # Half of it the characters that HTML, JSON and Markdown give a meaning.
 TEXTS = st.text() | st.text(alphabet="<>&/|`\\*_[]'\"!-\n\r\u2028ab ")
-
-
-def unpack(packed: dict[str, object]) -> np.ndarray:
-    """The inverse of `pack`, as the page's script does it."""
-    import base64
-
-    codes = np.frombuffer(base64.b64decode(str(packed["codes"])), "<u2").astype(float)
-    low, high = float(packed["low"]), float(packed["high"])  # type: ignore[arg-type]
-    values = 10 ** (low + (codes - 2) * (high - low) / 65533)
-    values[codes == 0] = np.nan
-    values[codes == 1] = 0
-    return values.reshape(packed["rows"], packed["columns"])  # type: ignore[call-overload]
 
 
 def test_what_is_not_a_finite_number_is_none() -> None:
@@ -54,23 +43,53 @@ def test_four_significant_digits() -> None:
     assert json.dumps(rounded(3.0)) == "3"
 
 
-def test_packing_keeps_four_digits_zero_and_none() -> None:
+def test_packing_keeps_four_digits_zero_none_and_infinite() -> None:
     rng = np.random.default_rng(0)
     values = 10 ** rng.uniform(-8, 2, (7, 11))
-    values[0, 0], values[1, 1], values[2, 2], values[3, 3] = np.nan, 0.0, np.inf, -1.0
+    values[0, 0], values[1, 1], values[2, 2], values[3, 3] = np.nan, 0.0, np.inf, -np.inf
     found = unpack(pack(values))
-    gone = [(0, 0), (2, 2), (3, 3)]
-    assert all(np.isnan(found[at]) for at in gone)
+    assert np.isnan(found[0, 0])
     assert found[1, 1] == 0
+    assert found[2, 2] == found[3, 3] == np.inf
     kept = np.isfinite(values) & (values > 0)
     assert np.abs(found[kept] / values[kept] - 1).max() < 2e-4
 
 
+def test_packing_in_one_byte_is_good_for_pictures() -> None:
+    rng = np.random.default_rng(0)
+    values = 10 ** rng.uniform(-3, 0, (5, 400)) * 10.0 ** np.arange(-8, 2, 2)[:, None]
+    assert np.abs(unpack(pack(values, 1)) / values - 1).max() < 0.02
+
+
+@pytest.mark.parametrize(("size", "error"), [(1, 0.08), (2, 3e-4)])
+def test_packing_keeps_signs_and_is_even_around_zero(size: int, error: float) -> None:
+    values = np.random.default_rng(0).normal(0, 1e-4, (3, 500))
+    values[0, 7] = 1.0  # an outlier does not cost the others their digits
+    found = unpack(pack(values, size))
+    near = np.abs(values) < 1e-3
+    assert np.abs(found - values)[near].max() < error * 1e-4
+    assert np.abs(found - values)[1:].max() < error / 4 * 1e-4
+    assert found[0, 7] == pytest.approx(1.0)
+    assert (np.sign(found) == np.sign(values)).mean() > 0.98
+
+
 @pytest.mark.parametrize(
-    "values", [np.full((2, 2), np.nan), np.zeros((1, 3)), np.full((2, 1), 0.3)]
-)
-def test_packing_what_has_no_range(values: np.ndarray) -> None:
-    np.testing.assert_allclose(unpack(pack(values)), values, rtol=1e-12)
+    "values",
+    [
+        np.full((2, 2), np.nan), np.zeros((1, 3)), np.full((2, 1), 0.3), np.empty((0, 4)),
+        np.empty((3, 0)), np.full((1, 2), -2.0), np.full((1, 2), np.inf), np.full((1, 2), 1e300),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 2])
+def test_packing_what_has_no_range(values: np.ndarray, size: int) -> None:
+    np.testing.assert_allclose(unpack(pack(values, size)), values, rtol=1e-12)
+
+
+def test_packing_the_largest_and_the_smallest_numbers() -> None:
+    values = np.array([[1e308, 5e-324, -1e308, 1.0]])
+    found = unpack(pack(values))
+    assert found[0, 0] == pytest.approx(1e308, rel=0.01)
+    assert found[0, 2] == pytest.approx(-1e308, rel=0.01)
 
 
 @given(st.recursive(TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner)))

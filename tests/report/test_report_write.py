@@ -223,7 +223,7 @@ def test_folders_outside_the_run_are_not_read(run: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", None, "is not the folder of a compare run: it has no config.json"),
+        ("config.json", None, "is the folder of neither a run nor a comparison"),
         ("config.json", "{", "config.json is damaged"),
         ("config.json", '{"format": 2}', "written by a newer gradwise"),
         ("config.json", '{"methods": []}', "expected methods to be a list of names"),
@@ -254,7 +254,7 @@ def test_no_folder(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     if kind == "file":
         path.write_text("")
-    with pytest.raises(UserError, match="expected the folder of a compare run"):
+    with pytest.raises(UserError, match="expected the folder of a run or of a comparison, but .* (does not|is not)"):
         write_report(path)
 
 
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_old_report(run: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(UserError, match=r"report\.html cannot be written: No space left"):
+    with pytest.raises(OSError, match="No space left"):  # not the user's mistake
         write_report(run)
     monkeypatch.undo()
     assert (run / "report.html").read_bytes() == before

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gradwise as gw
 from gradwise.errors import UserError
 from gradwise.watch import Recorder, load
-from gradwise.watch import recorder as recorder_module
-from gradwise.watch.recorder import BLOCK
+from gradwise.watch.page import ROWS
 from gradwise.watch.store import WriteError
 from gradwise.watch.store import files as store_files
 
@@ -38,7 +37,7 @@ def test_rows_agree_with_the_gradients(tmp_path):
     attachment = gw.attach(optimizer, gw.transforms.ClipNorm(0.05), model=model)
     norms, losses, layers, applied = [], [], [], []
     with Recorder(attachment, tmp_path, meta={"seed": 3}) as recorder:
-        for _ in range(BLOCK + 3):
+        for _ in range(ROWS + 3):
             optimizer.zero_grad()
             loss = model(torch.randn(8, 4)).square().mean()
             loss.backward()
@@ -56,7 +55,7 @@ def test_rows_agree_with_the_gradients(tmp_path):
     assert run.meta == {"seed": 3}
     assert run.layer_names == ("0.weight", "0.bias", "1.weight", "1.bias")
     steps = run.steps.to_pydict()
-    assert steps["step"] == list(range(BLOCK + 3))
+    assert steps["step"] == list(range(ROWS + 3))
     assert steps["grad_norm"] == pytest.approx(norms, rel=1e-6)
     assert steps["applied_norm"] == pytest.approx([float(a) for a in applied], rel=1e-5)
     assert max(steps["applied_norm"]) <= 0.05 * (1 + 1e-6)
@@ -123,13 +122,13 @@ def test_without_a_common_factor_alpha_is_unknown(tmp_path):
     assert all(math.isnan(alpha) for alpha in load(tmp_path).steps["alpha"].to_pylist())
 
 
-@pytest.mark.parametrize("every", [1, 3, BLOCK, 100])
+@pytest.mark.parametrize("every", [1, 3, ROWS, 100])
 def test_every(tmp_path, every):
     model, optimizer = network()
     with Recorder(gw.attach(optimizer), tmp_path, every=every) as recorder:
-        learn(model, optimizer, 2 * BLOCK + 5, recorder, at=lambda i: i)
+        learn(model, optimizer, 2 * ROWS + 5, recorder, at=lambda i: i)
     steps = load(tmp_path).steps
-    assert steps["step"].to_pylist() == list(range(0, 2 * BLOCK + 5, every))
+    assert steps["step"].to_pylist() == list(range(0, 2 * ROWS + 5, every))
     assert steps["at"].to_pylist() == steps["step"].to_pylist()
 
 
@@ -137,7 +136,7 @@ def test_log_takes_tensors_of_any_kind_and_numbers(tmp_path):
     model, optimizer = network()
     total = torch.zeros(())
     with Recorder(gw.attach(optimizer), tmp_path) as recorder:
-        recorder.log(early=1.0)  # before the first step there is no row
+        recorder.log(early=1.0)  # goes into the first row
         for i in range(3):
             learn(model, optimizer, 1)
             total += 1
@@ -153,7 +152,8 @@ def test_log_takes_tensors_of_any_kind_and_numbers(tmp_path):
                 recorder.log(late=7.0)
                 recorder.log(number=70)
     found = load(tmp_path).steps.to_pydict()
-    assert "early" not in found
+    assert found["early"][0] == 1.0
+    assert math.isnan(found["early"][1])
     assert found["total"] == [1, 2, 3]  # as it was then, though it was added to in place
     assert found["half"] == [0.5, 1.5, 2.5]
     assert found["whole"] == found["graph"] == [0, 1, 2]
@@ -207,12 +207,12 @@ def test_a_loop_that_counts_its_own_steps(tmp_path):
 def test_a_skipped_step_shows_nothing_of_an_earlier_block(tmp_path):
     model, optimizer = network()
     with Recorder(gw.attach(optimizer), tmp_path) as recorder:
-        for step in range(2 * BLOCK):
+        for step in range(2 * ROWS):
             recorder.begin(step)
-            if step != BLOCK + 7:
+            if step != ROWS + 7:
                 learn(model, optimizer, 1)
     norms = load(tmp_path).steps["grad_norm"].to_pylist()
-    assert [at for at, norm in enumerate(norms) if math.isnan(norm)] == [BLOCK + 7]
+    assert [at for at, norm in enumerate(norms) if math.isnan(norm)] == [ROWS + 7]
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path):
@@ -260,13 +260,15 @@ def test_flush_makes_all_steps_readable(tmp_path):
         recorder.flush()
         assert load(tmp_path).steps.num_rows == 3
         assert not math.isnan(load(tmp_path).steps["loss"].to_pylist()[-1])
-        recorder.log(loss=5.0)  # too late, and no harm
+        recorder.log(loss=5.0, accuracy=0.5)  # late, and not lost
         learn(model, optimizer, 2, recorder)
-    assert load(tmp_path).steps["step"].to_pylist() == [0, 1, 2, 3, 4]
+    steps = load(tmp_path).steps
+    assert steps["step"].to_pylist() == [0, 1, 2, 3, 4]
+    assert (steps["loss"].to_pylist()[2], steps["accuracy"].to_pylist()[2]) == (5.0, 0.5)
 
 
 def test_close_drops_later_steps_where_asked(tmp_path):
-    for place, steps in (("a", 5), ("b", 2 * BLOCK + 5)):
+    for place, steps in (("a", 5), ("b", 2 * ROWS + 5)):
         model, optimizer = network()
         recorder = Recorder(gw.attach(optimizer), tmp_path / place, meta={"kept": 1})
         learn(model, optimizer, steps, recorder)
@@ -307,7 +309,7 @@ def test_attaching_anew_hands_the_recorder_on_and_close_still_ends_it(tmp_path):
     gw.autoscale(optimizer)
     learn(model, optimizer, 1)
     recorder.close()
-    learn(model, optimizer, BLOCK + 1)
+    learn(model, optimizer, ROWS + 1)
     assert load(tmp_path).steps["step"].to_pylist() == [0, 1]
 
 
@@ -323,15 +325,14 @@ def fill_disk(monkeypatch):
 
 def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
     model, optimizer = network()
-    monkeypatch.setattr(recorder_module, "BLOCK", 4)
     recorder = Recorder(gw.attach(optimizer), tmp_path)
     recorder._writer._flush_every = 0.0  # every block is written at once
     learn(model, optimizer, 4, recorder)
     fill_disk(monkeypatch)
     learn(model, optimizer, 9, recorder)
-    assert recorder.errors > 0
     with pytest.raises(WriteError, match="No space"):
         recorder.flush()
+    assert recorder.errors > 0
     monkeypatch.undo()
     learn(model, optimizer, 2, recorder)
     recorder.close()
@@ -374,7 +375,7 @@ class CountSyncs(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("transform", [None, "autoscale", "znorm", "clip", "agc"])
-def test_no_step_between_blocks_waits_for_the_device(tmp_path, monkeypatch, transform):
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch, transform):
     monkeypatch.setenv("GRADWISE_BACKEND", "foreach")
     model, optimizer = network()
     transforms = [] if transform is None else [gw.registry.build(transform)]
@@ -382,11 +383,9 @@ def test_no_step_between_blocks_waits_for_the_device(tmp_path, monkeypatch, tran
     with Recorder(attachment, tmp_path) as recorder:
         learn(model, optimizer, 2, recorder)  # constants are made once
         with CountSyncs() as counter:
-            learn(model, optimizer, BLOCK - 3, recorder)
-            assert counter.reads == []
-            learn(model, optimizer, 1, recorder)
-            learn(model, optimizer, 1, recorder)  # the block is full: now it is read
-    assert load(tmp_path).steps.num_rows == BLOCK + 1
+            learn(model, optimizer, 2 * ROWS, recorder)
+        assert counter.reads == []
+    assert load(tmp_path).steps.num_rows == 2 * ROWS + 2
 
 
 def test_the_counter_of_syncs_counts():

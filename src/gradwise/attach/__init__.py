@@ -1,5 +1,14 @@
 """Attach: everything that touches somebody else's training loop."""
 
-from gradwise.attach.attachment import Attachment, attach, autoscale
+from gradwise.attach.attachment import Attachment, Wrapper, attach, attached, autoscale, unwrapped
+from gradwise.attach.checkpoint import CheckpointHooks
 
-__all__ = ["Attachment", "attach", "autoscale"]
+__all__ = [
+    "Attachment",
+    "CheckpointHooks",
+    "Wrapper",
+    "attach",
+    "attached",
+    "autoscale",
+    "unwrapped",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,8 @@ from gradwise.moments import Moments, measure_layout, with_params
 from gradwise.transforms import Autoscale, State, Transform, chain, decide
 
 Observer = Callable[["Attachment"], None]
+# What a reader is given: the attachment, the gradients, and the loss scale that is still in them.
+Reader = Callable[["Attachment", Sequence[Tensor | None], Tensor | None], None]
 LAYOUTS = 16  # kept of an optimizer whose parameters get gradients in changing company
 
 
@@ -43,8 +45,10 @@ class Attachment:
             (a loss scale is divided out); None before the first step.
         affine: the map of the last step, in the same unit.
         state: the transform's state; its 0-d entries are the transform's own numbers.
+        readers: called before each application with the attachment, the gradients as they are then,
+            and the loss scale that is still in them, or None; they must not change them.
         observers: called with the attachment after each application.
-        extremes: whether `moments` has min and max, which cost reads of their own.
+        extremes: whether `moments` has min, max and zeros, which may cost reads of their own.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Attachment:
         self.moments: Moments | None = None
         self.affine = Affine()
         self.state: State | None = None
+        self.readers: list[Reader] = []
         self.observers: list[Observer] = []
         self.extremes = False
         self._names = dict(names)  # by id of the parameter
@@ -94,6 +99,21 @@ class Attachment:
     def skipped(self) -> int:
         """Steps left alone because something was not finite; asking waits for the device."""
         return 0 if self._skipped is None else int(self._skipped)
+
+    def rename(self, names: Mapping[int, str]) -> None:
+        """Call parameters, given by their `id`, by other names from the next step on."""
+        self._names.update(names)
+        self._params, self._layouts = [], {}
+
+    @property
+    def params(self) -> Sequence[Tensor]:
+        """The optimizer's parameters as of the last step; another list where they changed."""
+        return self._params
+
+    @property
+    def skips(self) -> Tensor | None:
+        """`skipped` as a 0-d tensor on the device; None before the first step."""
+        return self._skipped
 
     @property
     def numbers(self) -> dict[str, Tensor]:
@@ -151,6 +171,8 @@ class Attachment:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)
             found_inf = getattr(self.optimizer, "found_inf", None)
+        for read in tuple(self.readers):
+            read(self, grads, scale)
         if scale is not None:  # such optimizers divide by it themselves, after this hook
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))
@@ -166,7 +188,7 @@ class Attachment:
         if self._skipped is None:
             self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
         self._skipped = self._skipped.to(moments.device) + ~ok
-        for observe in self.observers:
+        for observe in tuple(self.observers):
             observe(self)
 
     def _state_for(self, moments: Moments) -> State:
@@ -217,10 +239,29 @@ def _install(
         before.detach()
         names = {**before._names, **names}
     attachment = Attachment(optimizer, transform, names)
-    if before is not None:  # one list: who observes may still leave through the old attachment
-        attachment.observers, attachment.extremes = before.observers, before.extremes
+    if before is not None:  # the same lists: who observes may still leave by the old attachment
+        attachment.readers, attachment.observers = before.readers, before.observers
+        attachment.extremes = before.extremes
     setattr(optimizer, _ATTRIBUTE, attachment)
     return attachment
+
+
+def unwrapped(optimizer: torch.optim.Optimizer | Wrapper) -> torch.optim.Optimizer:
+    """The torch optimizer inside what a library has put around it.
+
+    Raises:
+        UserError: where there is none.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    while isinstance(inner, torch.optim.Optimizer | Wrapper) and inner is not optimizer:
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"expected a torch.optim.Optimizer, got {_kind(optimizer)}")
+    return optimizer
+
+
+def _names_in(model: nn.Module | None) -> dict[int, str]:
+    return {} if model is None else {id(p): name for name, p in model.named_parameters()}
 
 
 def _kind(value: object) -> str:
@@ -263,16 +304,31 @@ def attach(
         >>> attachment.moments.names, round(attachment.moments.total_norm.item(), 4)
         (('weight', 'bias'), 11.3137)
     """
-    inner = getattr(optimizer, "optimizer", None)
-    while isinstance(inner, torch.optim.Optimizer | Wrapper) and inner is not optimizer:
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"expected a torch.optim.Optimizer, got {_kind(optimizer)}")
+    optimizer = unwrapped(optimizer)
     for transform in transforms:
         if not isinstance(transform, Transform):
             raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
-    names = {} if model is None else {id(p): name for name, p in model.named_parameters()}
-    return _install(optimizer, chain(*transforms), names)
+    return _install(optimizer, chain(*transforms), _names_in(model))
+
+
+def attached(
+    optimizer: torch.optim.Optimizer | Wrapper, model: nn.Module | None = None
+) -> Attachment:
+    """The attachment that an optimizer has, or a new one that only measures.
+
+    Args:
+        optimizer: as for `attach`.
+        model: gives the parameters their names from now on.
+
+    Raises:
+        UserError: where the first argument is no optimizer.
+    """
+    optimizer = unwrapped(optimizer)
+    attachment: Attachment | None = getattr(optimizer, _ATTRIBUTE, None)
+    if attachment is None:
+        return attach(optimizer, model=model)
+    attachment.rename(_names_in(model))
+    return attachment
 
 
 def autoscale(

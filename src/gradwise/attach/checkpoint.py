@@ -1,4 +1,4 @@
-"""Transform state inside the optimizer's own checkpoint."""
+"""What gradwise has to remember, inside the optimizer's own checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "gradwise:"
 
 
 class CheckpointHooks:
-    """Lets tensors ride in `optimizer.state_dict()` and back.
+    """Lets tensors and plain values ride in `optimizer.state_dict()` and back.
 
     They ride as extra entries of the first parameter group, because that is what survives nearly
     every way in which people save optimizers: an optimizer without gradwise carries them along, one
@@ -29,14 +29,17 @@ class CheckpointHooks:
         save: gives the tensors to save.
         load: takes what a checkpoint holds, which is nothing where it was made before the first
             step or without gradwise; raises UserError where it can make no use of it.
+        prefix: of the entries' names; they are nobody else's.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        save: Callable[[], dict[str, Tensor]],
+        save: Callable[[], Mapping[str, Any]],
         load: Callable[[dict[str, Any]], None],
+        prefix: str = PREFIX,
     ) -> None:
+        self._prefix = prefix
         self._save = save
         self._load = load
         self._handles = [
@@ -52,14 +55,14 @@ class CheckpointHooks:
 
     def _on_save(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         if state_dict["param_groups"]:
-            tensors = {PREFIX + key: value for key, value in self._save().items()}
-            state_dict["param_groups"][0].update(tensors)
+            entries = {self._prefix + key: value for key, value in self._save().items()}
+            state_dict["param_groups"][0].update(entries)
 
     def _take(self, optimizer: torch.optim.Optimizer) -> None:
         # torch has put a copy of the entries into the group itself, where they do not belong.
         group = optimizer.param_groups[0] if optimizer.param_groups else {}
-        keys = [key for key in group if str(key).startswith(PREFIX)]
-        found = {key.removeprefix(PREFIX): group.pop(key) for key in keys}
+        keys = [key for key in group if str(key).startswith(self._prefix)]
+        found = {key.removeprefix(self._prefix): group.pop(key) for key in keys}
         try:
             self._load(found)
         except UserError as error:

@@ -77,7 +77,7 @@ def measure(
     backend: str | None = None,
     extremes: bool = True,
 ) -> Stats:
-    """Mean, m2, non-finite count and extremes of every segment; see `Moments`."""
+    """Mean, m2, counts and extremes of every segment; see `Moments`."""
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) <= 1:
         device = next(iter(devices), torch.device("cpu"))

@@ -129,9 +129,12 @@ def _main(tensors: list[Tensor], plan: _Plan, extremes: bool) -> Stats:
         again = reference.tensor_stats(given[i], 1, extremes=False)
         mean[i], m2[i], nonfinite[i] = again.mean[0], again.m2[0], again.nonfinite[0]
     if not extremes:
-        return Stats(mean, m2, nonfinite, None, None)
-    low, high = zip(*(tensor.aminmax() for tensor in given), strict=True)
-    return Stats(mean, m2, nonfinite, torch.stack(low).double(), torch.stack(high).double())
+        return Stats(mean, m2, nonfinite, None, None, None)
+    low, high = (
+        torch.stack(ends).double() for ends in zip(*(t.aminmax() for t in given), strict=True)
+    )
+    filled = torch.stack([torch.count_nonzero(t) for t in given])
+    return Stats(mean, m2, nonfinite, low, high, plan.count.long() - filled)
 
 
 def _block_sums(tensors: list[Tensor], plan: _Plan) -> Tensor:
@@ -184,6 +187,7 @@ def _rows(tensor: Tensor, rows: int, extremes: bool) -> Stats:
         return reference.tensor_stats(tensor, rows, extremes)
     nonfinite = torch.zeros(rows, dtype=torch.int64)
     if not extremes:
-        return Stats(mean, m2, nonfinite, None, None)
+        return Stats(mean, m2, nonfinite, None, None, None)
     low, high = values.aminmax(dim=1)
-    return Stats(mean, m2, nonfinite, low.double(), high.double())
+    zeros = count - torch.count_nonzero(values, 1)
+    return Stats(mean, m2, nonfinite, low.double(), high.double(), zeros)

@@ -41,7 +41,8 @@ def _tensor_stats(values: Tensor, extremes: bool) -> Stats:
     # What is left of a constant row is rounding; float64 sums err by less than this share of it.
     m2 = torch.where(m2.abs() <= 1e-14 * squares, 0.0, m2.clamp(min=0.0))
     if not extremes:  # one count a row would be another read; that there is one is known anyway
-        return Stats(mean, m2, (~torch.isfinite(squares)).long(), None, None)
+        return Stats(mean, m2, (~torch.isfinite(squares)).long(), None, None, None)
     low, high = values.aminmax(dim=1)
     nonfinite = n - torch.isfinite(values).sum(1)
-    return Stats(mean, m2, nonfinite, low.to(wide), high.to(wide))
+    zeros = n - torch.count_nonzero(values, 1)
+    return Stats(mean, m2, nonfinite, low.to(wide), high.to(wide), zeros)

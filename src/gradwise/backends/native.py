@@ -5,10 +5,7 @@ Where there is no C compiler, `gradwise.backends.cpu` does the same with torch's
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +13,13 @@ from torch import Tensor
 from gradwise.affine import Affine
 from gradwise.backends import reference
 from gradwise.backends.compiler import kernels
+from gradwise.backends.launch import addresses, in_one_piece, launch
 from gradwise.backends.segments import Stats, as_rows
 from gradwise.layout import Layout
 
 # Share of the sum of squares that has to be left after the mean is taken out; float64 sums are good
 # to 1e-15, so what is left is good to 1e-9. Below that, and for constants, the reference measures.
 CANCELLED = 1e-6
-SHARE = 1 << 19  # values that are worth a thread of their own
 _KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
@@ -39,7 +36,7 @@ class _Plan:
         self.taken = [i for i in there if layout.dense[i] and layout.dtypes[i] in _KERNEL_TYPES]
         taken = set(self.taken)
         self.other = [i for i in there if i not in taken]
-        self.numels = [layout.numels[i] for i in self.taken]  # a complex value counts two
+        self.numels = tuple(layout.numels[i] for i in self.taken)  # a complex value counts two
         self.real = all(layout.dtypes[i] == torch.float32 for i in self.taken)
         rows = [layout.rows[i] for i in self.taken]
         lengths = [n // r for n, r in zip(self.numels, rows, strict=True)]
@@ -47,7 +44,6 @@ class _Plan:
         self.rows = torch.tensor(rows, dtype=torch.int64)
         self.length = torch.tensor(lengths, dtype=torch.int64)
         self.first = torch.tensor([layout.offsets[i] for i in self.taken], dtype=torch.int64)
-        self.parts: dict[int, list[tuple[int, int]]] = {}  # by number of threads
         self.pointers = (self.rows.data_ptr(), self.length.data_ptr(), self.first.data_ptr())
 
     def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -56,49 +52,29 @@ class _Plan:
         for i, rows in zip(self.taken, self.row_counts, strict=True):
             tensor = tensors[i]
             assert tensor is not None
-            if not self.real or not _in_one_piece(tensor, rows):
+            if not self.real or not in_one_piece(tensor, rows):
                 tensor = as_rows(tensor.resolve_neg(), rows).float().contiguous()
             found.append(tensor)
         return found
 
-
-def _in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
-    """Whether the values, row after row, fill the memory from `data_ptr` on."""
-    if tensor.is_neg():  # a lazy negative: what lies there has the other sign
-        return False
-    if tensor.is_contiguous():
-        return True
-    if tensor.dim() == 4:
-        return tensor.is_contiguous(memory_format=torch.channels_last)
-    return rows == 1 and tensor.dim() == 2 and tensor.t().is_contiguous()
-
-
-def _parts(numels: list[int], threads: int) -> list[tuple[int, int]]:
-    """Runs of neighbouring tensors of about the same number of values, one a thread."""
-    share = max(sum(numels) / threads, SHARE)
-    parts, start, held = [], 0, 0
-    for i, numel in enumerate(numels):
-        held += numel
-        if held >= share:
-            parts.append((start, i + 1))
-            start, held = i + 1, 0
-    if start < len(numels):
-        parts.append((start, len(numels)))
-    return parts
+    def launch(self, kernel: str, values: list[Tensor], *rest: int) -> None:
+        """Run a kernel on the values of the taken tensors."""
+        # The kernels trust the plan: what is not as large as it says would be read beyond its end.
+        if tuple(value.numel() for value in values) != self.numels:
+            raise ValueError("the tensors are not those of the layout")
+        launch(kernel, self.numels, (addresses(values), *self.pointers), *rest)
 
 
 def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
     """Measure every segment; see `gradwise.backends.measure`. Extremes cost nothing here."""
     plan = layout.cached("native plan", lambda: _Plan(layout))
     segments = layout.segments
-    out = torch.zeros(5, segments, dtype=torch.float64)
+    out = torch.zeros(6, segments, dtype=torch.float64)
     square = torch.zeros(segments, dtype=torch.float64)
     if plan.taken:
         values = plan.values(tensors)  # kept until the kernels have read them
-        data = _addresses(values, plan)
-        targets = (segments, out.data_ptr(), square.data_ptr())
-        _run("gradwise_measure", plan, data, targets)
-    mean, m2, nonfinite, low, high = out.unbind()
+        plan.launch("gradwise_measure", values, segments, out.data_ptr(), square.data_ptr())
+    mean, m2, nonfinite, low, high, zeros = out.unbind()
     sound = (m2 > CANCELLED * square) | (square == 0)  # not so: NaN, infinite, constant, nearly so
     flags = sound.tolist()
     if not all(flags) or plan.other:
@@ -108,12 +84,12 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
             again = reference.tensor_stats(tensor, layout.rows[i], extremes=True)
             place = slice(layout.offsets[i], layout.offsets[i] + layout.rows[i])
             out[:, place] = torch.stack([v.double() for v in again if v is not None])
-    return Stats(mean, m2, nonfinite.long(), low, high)
+    return Stats(mean, m2, nonfinite.long(), low, high, zeros.long())
 
 
 def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> bool:
     """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
-    if not all(t.dtype == torch.float32 and _in_one_piece(t) for t in tensors):
+    if not all(t.dtype == torch.float32 and in_one_piece(t) for t in tensors):
         return False
     key = ("native apply", tuple(which))
     plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
@@ -123,7 +99,7 @@ def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int
         else vector.double().expand(layout.segments).contiguous()
         for vector, default in ((affine.scale, 1.0), (affine.shift, 0.0))
     )
-    _run("gradwise_apply", plan, _addresses(tensors, plan), (scale.data_ptr(), shift.data_ptr()))
+    plan.launch("gradwise_apply", tensors, scale.data_ptr(), shift.data_ptr())
     for tensor in tensors:
         if tensor.requires_grad:  # tell autograd what was written behind its back
             torch.autograd.graph.increment_version(tensor)
@@ -142,45 +118,3 @@ def _owners(layout: Layout, sound: list[bool]) -> list[int]:
         for i, (start, rows) in enumerate(zip(layout.offsets, layout.rows, strict=True))
         if not all(sound[start : start + rows])
     ]
-
-
-def _addresses(values: list[Tensor], plan: _Plan) -> ctypes.Array[ctypes.c_uint64]:
-    # The kernels trust the plan: what is not as large as it says would be read beyond its end.
-    if [value.numel() for value in values] != plan.numels:
-        raise ValueError("the tensors are not those of the layout")
-    return (ctypes.c_uint64 * len(values))(*[value.data_ptr() for value in values])
-
-
-def _run(
-    name: str, plan: _Plan, data: ctypes.Array[ctypes.c_uint64], targets: tuple[int, ...]
-) -> None:
-    function = _function(name, len(targets))
-    threads = torch.get_num_threads()
-    if threads not in plan.parts:
-        plan.parts[threads] = _parts(plan.numels, threads)
-    *others, own = plan.parts[threads]
-    jobs = [
-        _pool(threads).submit(function, data, *plan.pointers, start, stop, *targets)
-        for start, stop in others
-    ]
-    function(data, *plan.pointers, *own, *targets)
-    for job in jobs:
-        job.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="gradwise")
-
-
-@cache
-def _function(name: str, targets: int) -> Callable[..., None]:
-    library = kernels()
-    assert not isinstance(library, str)
-    function = getattr(library, name)
-    function.restype = None
-    pointers = [ctypes.c_void_p] * 3
-    whole = [ctypes.c_int64] * 2
-    ends = [ctypes.c_void_p] * 2 if targets == 2 else [ctypes.c_int64, *[ctypes.c_void_p] * 2]
-    function.argtypes = [ctypes.POINTER(ctypes.c_uint64), *pointers, *whole, *ends]
-    return function  # type: ignore[no-any-return]

@@ -42,8 +42,9 @@ def tensor_stats(tensor: Tensor, rows: int, extremes: bool) -> Stats:
     m2 = (wide - mean[:, None]).square().sum(1) + implied * mean.square()
     nonfinite = values.shape[1] - torch.isfinite(values).sum(1)
     if not extremes:
-        return Stats(mean, m2, nonfinite, None, None)
+        return Stats(mean, m2, nonfinite, None, None, None)
+    zeros = (values == 0).sum(1) + implied
     if implied:
         wide = torch.cat([wide, wide.new_zeros(1, 1)], dim=1)
     low, high = wide.aminmax(dim=1)
-    return Stats(mean, m2, nonfinite, low, high)
+    return Stats(mean, m2, nonfinite, low, high, zeros)

@@ -17,6 +17,7 @@ class Stats(NamedTuple):
     nonfinite: Tensor  # int64
     min: Tensor | None  # None where extremes were not asked for
     max: Tensor | None
+    zeros: Tensor | None  # int64; None where extremes were not asked for
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -54,13 +55,14 @@ def join(parts: Sequence[Stats], device: torch.device, extremes: bool) -> Stats:
     """The statistics of several runs of segments as one."""
     if not parts:
         return empty_stats(0, device, extremes)
-    mean, m2, nonfinite, low, high = zip(*parts, strict=True)
+    mean, m2, nonfinite, low, high, zeros = zip(*parts, strict=True)
     return Stats(
         torch.cat(mean),
         torch.cat(m2),
         torch.cat(nonfinite),
         torch.cat(low) if extremes else None,
         torch.cat(high) if extremes else None,
+        torch.cat(zeros) if extremes else None,
     )
 
 
@@ -68,4 +70,5 @@ def empty_stats(rows: int, device: torch.device, extremes: bool) -> Stats:
     """Zeros for segments without values."""
     zero = torch.zeros(rows, dtype=wide_dtype(device), device=device)
     none = torch.zeros(rows, dtype=torch.int64, device=device)
-    return Stats(zero, zero, none, zero if extremes else None, zero if extremes else None)
+    ends = zero if extremes else None
+    return Stats(zero, zero, none, ends, ends, none if extremes else None)

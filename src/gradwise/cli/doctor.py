@@ -1,4 +1,4 @@
-"""`gradwise doctor`: what gradwise sees on this machine."""
+"""`gradwise doctor`: what gradwise sees on this machine, or in a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,33 @@ import click
 PACKAGES = ("torch", "numpy", "pyarrow", "scipy", "scikit-learn", "rich", "click", "jinja2")
 
 
-@click.command(short_help="Show versions, devices, backends and data that gradwise sees.")
+@click.command(short_help="Show what gradwise sees on this machine, or explain a run.")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Explain what happened to the gradients of the run in this folder.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Also look for data sets here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(data_dir: Path | None, as_json: bool) -> int:
+def doctor(run: Path | None, data_dir: Path | None, as_json: bool) -> int:
     """Show what gradwise sees: torch, devices and their types, backends, data sets.
 
     Exits with 1 where something that was found does not work.
+
+    With --run, look at a run that was recorded instead: the rules that speak up while a training
+    goes on are run over all its records, and what they find is explained: when it was, in which
+    layers, what it means and what people do about it. Exits with 1 where that includes an error
+    (not for warnings), and with 2 where there is no such run.
     """
     from gradwise.cli.output import print_json
 
+    if run is not None:
+        from gradwise.cli.doctor_run import doctor_run
+
+        if data_dir is not None:
+            raise click.UsageError("expected --run or --data-dir, got both")
+        return doctor_run(run, as_json)
     data = _data(data_dir)  # first, because it may be the user's mistake
     facts: dict[str, Any] = {
         "versions": _versions(),

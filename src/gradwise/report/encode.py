@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVELS", "embed", "pack", "rounded", "rounded_list"]
+__all__ = ["LEVELS", "embed", "floats", "pack", "rounded", "rounded_list"]
 
-LEVELS = 65_533
-"""Steps between the smallest and the largest value of a packed matrix."""
+LEVELS = {1: 252, 2: 65_532}
+"""Steps between the smallest and the largest value of a packed row, by bytes a value."""
+
+_DEEPEST = 1e30  # a row's unit is at most this many times smaller than its largest value
 
 
 def rounded(value: float | None) -> float | int | None:
@@ -44,40 +46,72 @@ def rounded_list(values: Iterable[float | None]) -> list[float | int | None]:
     return [rounded(value) for value in values]
 
 
-def pack(values: npt.NDArray[Any]) -> dict[str, Any]:
-    """A matrix of positive numbers on a logarithmic scale, in two bytes each.
+def pack(values: npt.NDArray[Any], size: int = 2) -> dict[str, Any]:
+    """A matrix in one or two bytes a value, each row on a scale of its own.
 
-    Code 0 says that there is no number, 1 that it is zero, and k >= 2 stands for
-    10 ** (low + (k - 2) * (high - low) / LEVELS). Over ten decades that is good to four digits.
+    Code 0 says that there is no number, 1 that it is zero, 2 that it is infinite, and k >= 3
+    stands for unit * sinh(low + (k - 3) * (high - low) / LEVELS[size]). In a row without negative
+    values the unit is the smallest of them, which makes the scale a logarithmic one: over ten
+    decades two bytes are good to four digits. Otherwise it is about as large as most values are,
+    and the scale even for these and logarithmic beyond.
 
     Args:
-        values: [rows, columns]; what is negative or not finite counts as "no number".
+        values: [rows, columns].
+        size: bytes a value, 1 or 2.
 
     Returns:
-        `rows`, `columns`, `low` and `high` (decimal logarithms) and `codes`, the matrix row by
-        row as little-endian numbers of 16 bits in base64.
+        `rows`, `columns`, `size`, `scales` (unit, low and high of each row, as little-endian
+        doubles in base64) and `codes` (the matrix row by row, little-endian, in base64).
 
     Examples:
-        >>> packed = pack(np.array([[1e-4, 1.0], [0.0, np.nan]]))
-        >>> packed["low"], packed["high"], list(base64.b64decode(packed["codes"]))
-        (-4.0, 0.0, [2, 0, 255, 255, 1, 0, 0, 0])
+        >>> packed = pack(np.array([[1e-4, 1.0, 0.0, np.nan, np.inf]]))
+        >>> list(base64.b64decode(packed["codes"]))
+        [3, 0, 255, 255, 1, 0, 0, 0, 2, 0]
+        >>> list(base64.b64decode(pack(np.array([[-1.0, 0.0, 1.0]]), size=1)["codes"]))
+        [3, 1, 255]
     """
     wide = np.asarray(values, np.float64)
-    positive = np.isfinite(wide) & (wide > 0)
-    codes = np.where(wide == 0, 1, 0).astype("<u2")
-    low = high = 0.0
-    if positive.any():
-        logs = np.log10(wide[positive])
-        low, high = float(logs.min()), float(logs.max())
-        share = (logs - low) / (high - low) if high > low else np.zeros_like(logs)
-        codes[positive] = 2 + np.rint(share * LEVELS).astype("<u2")
+    counted = np.isfinite(wide) & (wide != 0)
+    unit = _units(wide, counted)
+    bent = np.zeros_like(wide)
+    np.arcsinh(np.divide(wide, unit, out=bent, where=counted), out=bent, where=counted)
+    low = np.min(bent, axis=1, keepdims=True, initial=np.inf, where=counted)
+    high = np.max(bent, axis=1, keepdims=True, initial=-np.inf, where=counted)
+    low, high = (np.where(np.isfinite(end), end, 0.0) for end in (low, high))
+    codes = np.where(wide == 0, 1, np.where(np.isinf(wide), 2, 0)).astype(f"<u{size}")
+    share = (bent - low) / np.where(high > low, high - low, 1.0)
+    codes[counted] = 3 + np.rint(share * LEVELS[size])[counted].astype(codes.dtype)
     return {
         "rows": wide.shape[0],
         "columns": wide.shape[1],
-        "low": low,
-        "high": high,
-        "codes": base64.b64encode(codes.tobytes()).decode("ascii"),
+        "size": size,
+        "scales": _text(np.concatenate([unit, low, high], axis=1).astype("<f8")),
+        "codes": _text(codes),
     }
+
+
+def floats(values: npt.NDArray[Any]) -> str:
+    """Numbers as they are, with seven digits: little-endian floats of four bytes, in base64.
+
+    Args:
+        values: of any shape, row by row.
+    """
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        return _text(np.asarray(values).astype("<f4"))
+
+
+def _units(wide: npt.NDArray[np.float64], counted: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The unit of each row [rows, 1]; 1 where there is no number."""
+    sizes = np.abs(wide)
+    unit = np.min(sizes, axis=1, keepdims=True, initial=np.inf, where=counted)
+    largest = np.max(sizes, axis=1, keepdims=True, initial=0.0, where=counted)
+    for row in np.flatnonzero((counted & (wide < 0)).any(axis=1)):
+        unit[row] = np.quantile(sizes[row, counted[row]], 0.9)
+    return np.where(np.isfinite(unit), np.maximum(unit, largest / _DEEPEST), 1.0)
+
+
+def _text(array: npt.NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
 
 
 def embed(payload: object) -> str:

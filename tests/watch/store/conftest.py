@@ -87,6 +87,7 @@ def maker() -> Maker:
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges and pyramids at a size where a test of some hundred steps sees all of them."""
     monkeypatch.setattr(merge, "FAN_IN", 3)
+    monkeypatch.setattr(merge, "LEFT", 0)
     monkeypatch.setattr(housekeeping, "CHUNK", 32)
 
 

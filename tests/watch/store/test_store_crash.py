@@ -145,7 +145,7 @@ from pathlib import Path
 from gradwise.watch.store import merge
 from tests_of_store import Maker
 
-merge.FAN_IN = 3
+merge.FAN_IN, merge.LEFT = 3, 0
 folder, begin = Path(sys.argv[1]), int(sys.argv[2])
 maker = Maker()
 writer = maker.writer(folder, resume_from=begin or None, flush_every=1e6)

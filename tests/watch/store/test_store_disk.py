@@ -79,7 +79,7 @@ def test_a_limping_disk_loses_and_doubles_nothing(
     tmp_path: Path, maker: Maker, disk: Disk, limp: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may fail between the two tables, in merges and in pyramids."""
-    monkeypatch.setattr("gradwise.watch.store.writer._REST_SECONDS", 0.0)
+    monkeypatch.setattr("gradwise.watch.store.flusher._REST_SECONDS", 0.0)
     writer = maker.writer(tmp_path)
     disk.limp = limp
     for start in range(0, 99, 3):
@@ -97,7 +97,7 @@ def test_a_limping_disk_loses_and_doubles_nothing(
 def test_what_cannot_wait_for_ever_is_counted(
     tmp_path: Path, maker: Maker, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradwise.watch.store.writer._WAITING_BYTES", 4000)
+    monkeypatch.setattr("gradwise.watch.store.flusher._WAITING_BYTES", 4000)
     with maker.writer(tmp_path) as writer:
         maker.append(writer, np.arange(10))
         disk.full = True

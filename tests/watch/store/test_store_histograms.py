@@ -8,7 +8,10 @@ import polars as pl
 import pytest
 
 from gradwise.errors import UserError
-from gradwise.watch.store import RunWriter, load
+from gradwise.watch.store import RunWriter, files, load
+
+from .test_store_crash import Moments
+from .test_store_disk import Disk
 
 LAYERS = ["a", "b", "c"]
 EDGES = (1e-6, 1e-3, 1.0)
@@ -120,3 +123,84 @@ def test_edges_must_ascend(tmp_path: Path, edges: tuple, says: str) -> None:
     with pytest.raises(UserError, match=says):
         writer_of(tmp_path / "run", histogram_edges=edges)
     assert not (tmp_path / "run").exists()
+
+
+def check(folder: Path, end: int) -> None:
+    """Histograms of every tenth step below `end`, each once, and a record of every step."""
+    run = load(folder)
+    assert run.metric("norm")[0].tolist() == list(range(end))
+    for i, layer in enumerate(LAYERS):
+        steps, counts = run.histogram(layer)
+        np.testing.assert_array_equal(steps, np.arange(0, end, 10))
+        np.testing.assert_array_equal(counts, counts_of(steps)[:, i])
+
+
+@pytest.mark.usefixtures("busy")
+def test_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any moment, merges included; then continued from an older checkpoint."""
+    folder = tmp_path / "run"
+    (tmp_path / "copies").mkdir()
+    writer = writer_of(folder, flush_every=1e6)
+    moments = Moments(folder, tmp_path / "copies")
+    with moments.watching(monkeypatch):
+        for start in range(0, 120, 15):
+            record(writer, start, start + 15)
+            writer.flush()
+            moments.flushed = start + 15
+        writer.close()
+    assert len(list((folder / "histograms").iterdir())) == 1
+    assert len(moments.taken) > 100
+    for i, (copy, flushed) in enumerate(moments.taken):
+        last = load(copy).last_step
+        end = 0 if last is None else last + 1
+        assert end in (flushed, flushed + 15)
+        check(copy, end)
+        if i % 10 == 0:
+            begin = min(end, flushed // 2)
+            with writer_of(copy, resume_from=begin) as again:
+                record(again, begin, flushed + 30)
+            check(copy, flushed + 30)
+            left = [path.name for path in copy.rglob("*") if path.name.startswith(".")]
+            assert left == []
+
+
+def test_a_full_disk_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    monkeypatch.setattr(files, "write_all", disk)
+    with writer_of(tmp_path) as writer:
+        record(writer, 0, 25)
+        for limp in (2, 3, 5):
+            disk.limp = limp
+            end = load(tmp_path).last_step or 0
+            record(writer, (writer.last_step or 0) + 1, (writer.last_step or 0) + 21)
+            assert (load(tmp_path).last_step or 0) >= end
+        assert writer.errors > 0
+        disk.limp = 0
+    check(tmp_path, 85)
+
+
+def test_they_are_small_and_few(tmp_path: Path) -> None:
+    """Counts as a net has them: most of the 40 bins hold little, and change little."""
+    layers, bins, samples = 200, 40, 300
+    edges = tuple(10.0 ** np.linspace(-12, 4, bins - 1))
+    draw = np.random.default_rng(0)
+    chance = np.exp(-(((np.arange(bins) - draw.integers(12, 28, (layers, 1))) / 4.0) ** 2))
+    chance /= chance.sum(1, keepdims=True)
+    with RunWriter(
+        tmp_path, [f"layer {i}" for i in range(layers)], layer_metrics=[], histogram_edges=edges
+    ) as writer:
+        for step in range(samples):
+            counts = draw.multinomial(20_000, chance)[None]
+            writer.append_histograms(np.array([step * 100]), counts)
+            writer.append(np.array([step * 100]), {}, {})
+            if step % 10 == 0:
+                writer.flush()
+            last = counts
+    found = load(tmp_path).histogram("layer 7")
+    np.testing.assert_array_equal(found[1][-1], last[0, 7])
+    assert len(found[0]) == samples
+    parts = list((tmp_path / "histograms").iterdir())
+    assert len(parts) == 1
+    assert parts[0].stat().st_size < 1.5 * layers * bins * samples  # bytes, for int64 counts

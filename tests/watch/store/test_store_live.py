@@ -62,6 +62,19 @@ def test_a_loaded_run_stays_as_it_was_until_refreshed(tmp_path: Path, maker: Mak
     assert run.closed
 
 
+@pytest.mark.usefixtures("busy")
+def test_a_reader_forgets_files_that_are_gone(tmp_path: Path, maker: Maker) -> None:
+    """It may look on for days."""
+    with maker.writer(tmp_path) as writer:
+        run = load(tmp_path)
+        for start in range(0, 300, 2):
+            maker.append(writer, np.arange(start, start + 2))
+            run.refresh()
+    run.refresh()
+    there = len(list(tmp_path.rglob("*.parquet")))
+    assert len(run._folder._whole) == len(run._folder._readers) == there < 20
+
+
 def test_reading_changes_nothing(tmp_path: Path, maker: Maker) -> None:
     with maker.writer(tmp_path) as writer:
         maker.append(writer, np.arange(5))
@@ -93,7 +106,7 @@ def test_flushing_by_the_clock(
 def test_much_at_once_is_written_at_once(
     tmp_path: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradwise.watch.store.writer._FLUSH_BYTES", 5000)
+    monkeypatch.setattr("gradwise.watch.store.flusher._FLUSH_BYTES", 5000)
     with maker.writer(tmp_path, flush_every=1e6) as writer:
         maker.append(writer, np.arange(90))
         assert load(tmp_path).last_step is None
@@ -123,7 +136,8 @@ def test_a_second_writer_is_turned_away(tmp_path: Path, maker: Maker) -> None:
         maker.append(writer, [0])
         writer.flush()
         for resume_from in (None, 0, 1):
-            with pytest.raises(UserError, match="being written by another writer"):
+            says = r"written by another writer \(process \d+ on .*\): close that one first, or name"
+            with pytest.raises(UserError, match=says):
                 maker.writer(tmp_path, resume_from=resume_from)
         maker.append(writer, [1])
     maker.check(load(tmp_path), [0, 1])
@@ -200,7 +214,7 @@ def test_a_newer_format_is_left_alone(tmp_path: Path, maker: Maker) -> None:
     edit(tmp_path, version=2)
     (tmp_path / "writer.lock").unlink()
     before = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    says = r"written by a newer gradwise: expected format version <= 1, got 2"
+    says = r"written by a newer gradwise: expected format version <= 1, got 2; update"
     with pytest.raises(UserError, match=says):
         load(tmp_path)
     for resume_from in (None, 3):

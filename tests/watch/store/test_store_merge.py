@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradwise.watch.store import load, parts
 from gradwise.watch.store.grid import Grid, TableSpec, layer_groups, write_grid
-from gradwise.watch.store.merge import FAN_IN, cap_of, merge, plan, tail
+from gradwise.watch.store.merge import FAN_IN, LEFT, cap_of, merge, plan, tail
 from gradwise.watch.store.parts import Part, part_name, resolve
 from gradwise.watch.store.pyramid import extend, level_spec
 from gradwise.watch.store.reading import PartReader
@@ -58,23 +58,42 @@ def test_merging_as_one_goes_keeps_files_few(sizes: list[int], cap: int) -> None
             shelf.replace(found)
         tiers = [one.tier for one in shelf.parts]
         full = [one for one in shelf.parts if shelf.steps(one) * 2 > cap]
-        assert len(shelf.parts) <= 2 * len(full) + (FAN_IN + 1) * (max(tiers, default=0) + 1) + 1
+        few = FAN_IN + LEFT + 1
+        assert len(shelf.parts) <= 2 * len(full) + few * (max(tiers, default=0) + 1) + 1
     assert sum(shelf.steps(one) for one in shelf.parts) == sum(sizes)
 
 
 def test_a_busy_tier_is_left_alone() -> None:
-    shelf = FakeShelf([(1, 8)] * 8 + [(0, 1)] * 8)
-    assert [part.tier for part in plan(shelf, 1000)] == [0] * 8
-    assert [part.tier for part in plan(shelf, 1000, frozenset({0}))] == [1] * 8
+    shelf = FakeShelf([(1, 8)] * 12 + [(0, 1)] * 12)
+    assert [part.first for part in plan(shelf, 1000)] == list(range(96, 104))
+    assert [part.first for part in plan(shelf, 1000, frozenset({0}))] == list(range(0, 64, 8))
     assert plan(shelf, 1000, frozenset({0, 1})) == []
+
+
+def test_the_newest_of_each_tier_are_left() -> None:
+    assert plan(FakeShelf([(1, 8)] * 11 + [(0, 1)] * 11), 1000) == []
+    left = FakeShelf([(0, 1)] * 3 + [(1, 8)] * 2 + [(0, 1)] * 12)
+    assert [part.first for part in plan(left, 1000)] == list(range(19, 27))
+
+
+@given(flushes=st.integers(50, 1500), newest=st.integers(1, 300))
+def test_reading_the_newest_records_costs_what_they_are(flushes: int, newest: int) -> None:
+    """However many there are in all: merging leaves small parts behind every large one."""
+    shelf = FakeShelf([])
+    for at in range(flushes):
+        part = Part(Path(part_name(at, at, 0)), at, at, 0)
+        shelf.parts.append(part)
+        shelf._steps[part] = 1
+        while found := plan(shelf, 10**6):
+            shelf.replace(found)
+    touched = [part for part in shelf.parts if part.last >= flushes - newest]
+    assert sum(shelf.steps(part) for part in touched) <= 3 * newest + FAN_IN
 
 
 def test_what_is_full_is_not_written_again() -> None:
     assert plan(FakeShelf([(3, 60)] * 20), 100) == []
-    assert [part.first for part in plan(FakeShelf([(3, 90), (3, 50), (3, 50), (3, 50)]), 100)] == [
-        90,
-        140,
-    ]
+    shelf = FakeShelf([(3, 90), (3, 50), (3, 50), (3, 50), *[(3, 60)] * LEFT])
+    assert [part.first for part in plan(shelf, 100)] == [90, 140]
 
 
 def test_the_tail_is_what_can_be_merged_at_once() -> None:

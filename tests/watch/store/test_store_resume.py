@@ -24,6 +24,7 @@ def test_any_resumptions_give_every_step_once(legs: list[tuple[int, int]], block
     maker = Maker()
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr("gradwise.watch.store.merge.FAN_IN", 3)
+        patch.setattr("gradwise.watch.store.merge.LEFT", 0)
         patch.setattr("gradwise.watch.store.housekeeping.CHUNK", 32)
         out, end = Path(folder), 0
         for i, (back, length) in enumerate(legs):

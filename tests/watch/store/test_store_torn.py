@@ -24,6 +24,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     maker = Maker()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradwise.watch.store.merge.FAN_IN", 3)
+        patch.setattr("gradwise.watch.store.merge.LEFT", 0)
         patch.setattr("gradwise.watch.store.housekeeping.CHUNK", 32)
         with maker.writer(folder) as writer:
             for start in range(0, 104, 4):
@@ -259,7 +260,7 @@ def test_a_part_that_the_system_refuses_is_not_put_aside(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("gradwise.watch.store.writer._REST_SECONDS", 0.0)
+    monkeypatch.setattr("gradwise.watch.store.flusher._REST_SECONDS", 0.0)
     with maker.writer(tmp_path) as writer:
         with monkeypatch.context() as patch:
             patch.setattr(pq, "ParquetFile", refuse)

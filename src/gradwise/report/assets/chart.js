@@ -7,7 +7,8 @@ const STRIDES = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((digit) =
 
 GW.Chart = class {
   constructor(spec, { height = 250, sync = "steps" } = {}) {
-    this.spec = spec;
+    this.given = spec;
+    this.spec = this.fitting();
     this.height = height;
     this.sync = sync;
     this.log = spec.log;
@@ -25,9 +26,11 @@ GW.Chart = class {
     this.note = GW.make("p", { hidden: !spec.note }, spec.note || "");
     this.element = GW.make("figure", {}, GW.make("figcaption", {}, this.heading, this.tools), this.box, this.note, this.status);
     this.addTools();
+    this.box.style.minHeight = `${height}px`; // the page does not jump when it is drawn
     this.observer = new ResizeObserver(() => this.resize());
     this.observer.observe(this.box);
     GW.redraws.push(() => this.refresh());
+    GW.view.join(this);
   }
 
   addTools() {
@@ -36,7 +39,7 @@ GW.Chart = class {
       this.tools.append(button);
       return button;
     };
-    this.zoomButton = add("whole run", () => this.unzoom(), true);
+    this.zoomButton = add("whole run", () => GW.view.reset(), true);
     if (this.spec.square) {
       const button = add("show variance", () => {
         this.squared = !this.squared;
@@ -44,19 +47,39 @@ GW.Chart = class {
         this.build();
       });
     }
-    if (this.spec.log) {
-      const button = add("linear axis", () => {
+    if (this.spec.toggle ?? this.spec.log) {
+      const other = () => (this.log ? "linear axis" : "log axis");
+      const button = add(other(), () => {
         this.log = !this.log;
-        button.textContent = this.log ? "linear axis" : "log axis";
+        button.textContent = other();
         this.build();
       });
     }
+    const labelled = this.spec.lines.filter((line) => line.label && line.method === this.spec.lines[0].method);
+    if (labelled.length > 1) this.tools.prepend(GW.make("span", { class: "key" }, ...labelled.map((line) => GW.make("span", {}, GW.swatch(line), line.label))));
   }
 
   // Replaces what is shown, keeping axes, tools and the place in the page.
   show(spec) {
-    this.spec = spec;
-    this.build();
+    this.given = spec;
+    this.spec = this.fitting();
+    if (!GW.data.span || GW.view.sees(this)) {
+      this.build();
+      return;
+    }
+    this.plot?.destroy(); // out of sight: built when somebody comes near it
+    this.plot = null;
+    GW.view.waiting.add(this);
+  }
+
+  // The lines as fine as they are only where little of the run is shown.
+  fitting() {
+    const { given } = this;
+    if (!given.even) return given;
+    const [first, last] = GW.view.whole();
+    const fine = GW.view.zoomed && GW.view.high - GW.view.low < (last - first) / 6;
+    if (this.joined?.given !== given) this.joined = { given, even: { ...given, ...given.even } };
+    return fine ? given : this.joined.even;
   }
 
   get title() {
@@ -81,11 +104,11 @@ GW.Chart = class {
     this.lines = [];
     for (const line of spec.lines) {
       const at = data.length;
-      const paint = () => GW.color(line.method);
-      this.lines.push({ method: line.method, mean: at, members: line.low ? [at, at + 1, at + 2] : [at] });
+      const paint = () => GW.color(line);
+      this.lines.push({ line, method: line.method, mean: at, members: line.low ? [at, at + 1, at + 2] : [at] });
       const show = !GW.hidden.has(line.method);
       data.push(this.values(line.mean));
-      const dash = line.seed == null ? GW.dashes[GW.data.methods[line.method].dash] : [2, 3];
+      const dash = line.seed == null ? GW.dashes[GW.look(line).dash] : [2, 3];
       series.push({ show, stroke: paint, width: line.seed == null ? 1.75 : 1.25, dash, points: { size: 4 }, spanGaps: true });
       if (line.low) {
         const edge = { show, stroke: () => "transparent", width: 0, points: { show: false }, spanGaps: true };
@@ -99,6 +122,8 @@ GW.Chart = class {
     this.plot.over.append(this.tip);
     this.plot.over.addEventListener("mouseenter", () => (this.reading = true));
     this.plot.over.addEventListener("mouseleave", () => this.leave());
+    GW.marks?.listen(this);
+    this.follow();
   }
 
   options() {
@@ -112,7 +137,7 @@ GW.Chart = class {
     return {
       width: Math.max(200, this.box.clientWidth),
       height: this.height,
-      padding: [10, 14, 0, 0],
+      padding: [10, 22, 0, 0],
       legend: { show: false },
       scales: { x: { time: false }, y: { distr: this.log ? 3 : 1, range: (_, low, high) => this.range(low, high) } },
       axes: [
@@ -121,13 +146,16 @@ GW.Chart = class {
       ],
       cursor: {
         y: false,
-        sync: { key: this.sync, setSeries: false },
-        drag: { x: true, y: false, dist: 6 },
-        points: { show: (plot, index) => (this.means.has(index) ? this.point() : null), size: 7, fill: (plot, index) => GW.color(this.methodOf(index)) },
+        // Where the pointer is goes to all charts; what is dragged goes through the view instead.
+        sync: { key: this.sync, setSeries: false, filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+        drag: { x: true, y: false, dist: 6, setScale: false },
+        bind: { dblclick: () => () => GW.view.reset() },
+        points: { show: (plot, index) => (this.means.has(index) ? this.point() : null), size: 7, fill: (plot, index) => GW.color(this.lineOf(index)) },
       },
       hooks: {
         setCursor: [() => this.read()],
-        setScale: [(plot, key) => key === "x" && this.zoomed()],
+        setSelect: [(plot) => this.selected(plot)],
+        draw: [(plot) => GW.marks?.onChart(this, plot)],
       },
     };
   }
@@ -143,8 +171,8 @@ GW.Chart = class {
     return GW.make("div");
   }
 
-  methodOf(index) {
-    return this.lines.find((line) => line.members.includes(index))?.method ?? 0;
+  lineOf(index) {
+    return this.lines.find((line) => line.members.includes(index))?.line ?? 0;
   }
 
   // Charts that name the same scale have the same axis, so that they can be compared by eye.
@@ -193,25 +221,43 @@ GW.Chart = class {
     this.plot.redraw(true, true);
   }
 
+  // Far down a long page a chart waits until somebody comes near it.
   resize() {
     const width = Math.floor(this.box.clientWidth);
     if (width < 1) return;
-    if (!this.plot) this.build();
-    else if (this.plot.width !== width) this.plot.setSize({ width, height: this.height });
+    if (!this.plot) {
+      if (!GW.data.span || GW.view.sees(this)) this.build();
+    } else if (this.plot.width !== width) this.plot.setSize({ width, height: this.height });
   }
 
-  zoomed() {
-    if (!this.plot) return;
-    const { min, max } = this.plot.scales.x;
-    const { x } = this.spec;
-    this.zoomButton.hidden = min <= x[0] && max >= x[x.length - 1];
+  selected(plot) {
+    const { left, width } = plot.select;
+    if (width < 1) return;
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    GW.view.set(plot.posToVal(left, "x"), plot.posToVal(left + width, "x"));
   }
 
-  unzoom() {
+  reach() {
     const { x } = this.spec;
-    const group = uPlot.sync(this.sync).plots;
-    for (const plot of group.includes(this.plot) ? group : [this.plot]) {
-      plot.setScale("x", { min: plot.data[0][0], max: plot.data[0][plot.data[0].length - 1] });
+    return x.length ? [x[0], x[x.length - 1]] : null;
+  }
+
+  // Shows the steps that all pictures show.
+  follow() {
+    if (!this.plot) {
+      this.resize();
+      return;
     }
+    const whole = GW.data.span ?? this.reach();
+    this.zoomButton.hidden = !GW.view.zoomed;
+    if (!whole) return;
+    if (this.spec !== this.fitting()) {
+      this.spec = this.fitting();
+      this.build(); // which comes here again
+      return;
+    }
+    const [min, max] = GW.view.zoomed ? [GW.view.low, GW.view.high] : whole;
+    const now = this.plot.scales.x;
+    if (min < max && (now.min !== min || now.max !== max)) this.plot.setScale("x", { min, max });
   }
 };

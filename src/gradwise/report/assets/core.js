@@ -18,10 +18,17 @@ GW.make = (tag, attributes = {}, ...children) => {
   return element;
 };
 
-GW.swatch = (method) => {
+// How a line looks: as its method does, unless it says otherwise. A bare number is a method.
+GW.look = (line) => {
+  const own = typeof line === "number" ? { method: line } : line;
+  const { color, dash } = GW.data.methods[own.method];
+  return { color: own.color ?? color, dash: own.dash ?? dash };
+};
+
+GW.swatch = (of) => {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-  const { color, dash } = GW.data.methods[method];
+  const { color, dash } = GW.look(of);
   svg.setAttribute("class", `swatch c${color} d${dash}`);
   for (const [name, value] of [["width", 18], ["height", 8], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
   for (const [name, value] of [["x1", 1], ["x2", 17], ["y1", 4], ["y2", 4]]) line.setAttribute(name, value);
@@ -30,8 +37,13 @@ GW.swatch = (method) => {
 };
 
 // Colours come from the style sheet, so that dark mode and print need nothing of their own here.
-GW.css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-GW.color = (method) => GW.css(`--c${GW.data.methods[method].color}`);
+// Asking it is slow, so answers are kept until the colours change.
+const styles = new Map();
+GW.css = (name) => {
+  if (!styles.has(name)) styles.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return styles.get(name);
+};
+GW.color = (of) => GW.css(`--c${GW.look(of).color}`);
 GW.fade = (hex, alpha) => {
   const digits = parseInt(hex.slice(1), 16);
   return `rgba(${digits >> 16}, ${(digits >> 8) & 255}, ${digits & 255}, ${alpha})`;
@@ -60,14 +72,18 @@ GW.tick = (value) => {
   return Number(value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−");
 };
 
+GW.count = (number) => Math.round(number).toLocaleString("en-US");
 GW.step = (step) => {
-  const words = `step ${Math.round(step).toLocaleString("en-US")}`;
+  const words = `step ${GW.count(step)}`;
   return GW.data.epoch ? `${words} · epoch ${(step / GW.data.epoch).toFixed(1)}` : words;
 };
+GW.steps = (first, last) => (first === last ? GW.step(first) : `steps ${GW.count(first)} to ${GW.count(last)}`);
 
-// A line is the mean of a method's trials, or one trial that did not run to its end.
+// A line is the mean of a method's trials, one trial that did not run to its end, or one of
+// several curves of a run.
 GW.name = (line) => {
   const { name } = GW.data.methods[line.method];
+  if (line.label) return GW.data.methods.length > 1 ? `${name}, ${line.label}` : line.label;
   return line.seed == null ? name : `${name}, seed ${line.seed} (${line.status})`;
 };
 
@@ -83,7 +99,10 @@ GW.place = (tip, parent, x, y) => {
   tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
 };
 
-GW.redraw = () => GW.redraws.forEach((redraw) => redraw());
+GW.redraw = () => {
+  styles.clear();
+  GW.redraws.forEach((redraw) => redraw());
+};
 
 GW.legend = (box) => {
   GW.data.methods.forEach((method, index) => {
@@ -92,7 +111,7 @@ GW.legend = (box) => {
       {
         type: "button",
         "aria-pressed": "true",
-        title: "Hide or show this method",
+        title: `Hide or show this ${GW.data.noun ?? "method"}`,
         on: {
           click: () => {
             if (!GW.hidden.delete(index)) GW.hidden.add(index);

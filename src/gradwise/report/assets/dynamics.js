@@ -1,32 +1,25 @@
 "use strict";
-// The section with the heatmaps: what is shown, where it lies, and what the pointer is over.
+// The heatmaps of a comparison: which methods, seeds and quantity they show, and a layer's curves.
 
-GW.Dynamics = class {
+GW.Dynamics = class extends GW.Panels {
   constructor(box, heat) {
+    super(heat.layers);
     this.heat = heat;
     this.methods = [...new Set(heat.matrices.map((one) => one.method))].sort((a, b) => a - b);
     this.mode = "all";
     this.quantity = "std";
     this.scale = "log";
     this.seed = "mean";
-    this.layer = 0;
     this.cache = new Map();
-    this.panels = [];
-    this.canvas = GW.make("canvas", { tabindex: "0", role: "img" });
-    this.tip = GW.make("div", { class: "tip", hidden: true, "aria-hidden": "true" });
-    this.mark = GW.make("div", { class: "mark", hidden: true, "aria-hidden": "true" });
-    this.status = GW.make("div", { class: "status", "aria-live": "polite" });
-    this.plot = GW.make("div", { class: "heat" }, this.canvas, this.mark, this.tip, this.status);
+    const { first, last, width, columns } = heat.grid;
+    this.edges = Float64Array.from({ length: columns + 1 }, (_, at) => Math.min(first + at * width, last + 1));
     this.chart = new GW.Chart({ title: "", unit: "", x: [], lines: [], log: true }, { height: 270 });
     this.chart.element.classList.add("layer");
-    const layers = heat.layers.map((name, at) => [String(at), name]);
-    const choice = GW.choice("layer", layers, (at) => this.select(Number(at)));
+    const choice = GW.choice("layer", heat.layers.map((name, at) => [String(at), name]), (at) => this.choose(Number(at)));
     this.picker = choice.querySelector("select");
     this.chart.tools.prepend(choice);
-    this.note = GW.make("p", { hidden: true }, "The colours end a little before the most extreme values: at most one cell in 250 lies beyond.");
-    box.append(this.controls(), GW.make("figure", {}, this.plot, this.note), this.chart.element);
-    this.listen();
-    this.select(0);
+    box.append(this.controls(), this.element, this.chart.element);
+    this.choose(0);
   }
 
   controls() {
@@ -46,8 +39,20 @@ GW.Dynamics = class {
     return box;
   }
 
-  get word() {
+  get noun() {
     return this.quantity === "std" ? "Std" : "Variance";
+  }
+
+  get title() {
+    return `${this.noun} of the gradient`;
+  }
+
+  get label() {
+    return `Heatmap of the gradient's ${this.noun.toLowerCase()} by layer and step`;
+  }
+
+  get kind() {
+    return this.scale;
   }
 
   // One seed's matrix in the quantity shown.
@@ -70,161 +75,51 @@ GW.Dynamics = class {
   }
 
   // What a panel shows: the mean over seeds or one seed; null where that was not recorded.
-  matrix(method) {
+  cells(method) {
     const own = this.trials(method);
     if (!own.length) return null;
     const key = `${method}/${this.seed}/${this.quantity}/shown`;
-    if (!this.cache.has(key)) this.cache.set(key, GW.average(own.map((one) => this.single(one))));
+    if (!this.cache.has(key)) {
+      const { edges } = this;
+      const values = GW.average(own.map((one) => this.single(one)));
+      this.cache.set(key, { values, edges, columns: edges.length - 1, when: (column) => [edges[column], edges[column + 1] - 1] });
+    }
     return this.cache.get(key);
   }
 
+  // The colours stay the same whichever methods are shown.
+  matrices() {
+    return this.methods.map((method) => this.cells(method)?.values).filter(Boolean);
+  }
+
   shown() {
-    if (this.mode !== "all") return [Number(this.mode)];
-    return this.methods.filter((method) => !GW.hidden.has(method));
+    const methods = this.mode === "all" ? this.methods.filter((method) => !GW.hidden.has(method)) : [Number(this.mode)];
+    return methods.map((method) => ({ method, title: GW.data.methods[method].name, cells: this.cells(method) }));
   }
 
   update() {
+    this.renew();
+    this.drawLayer();
+  }
+
+  choose(layer) {
+    this.chosen = layer;
+    this.picker.value = String(layer);
     this.leave();
     this.draw();
     this.drawLayer();
   }
 
-  select(layer) {
-    this.layer = layer;
-    this.picker.value = String(layer);
-    this.update();
-  }
-
-  step(column) {
-    const { first, last, width } = this.heat.grid;
-    const from = first + column * width;
-    return [from, Math.min(from + width - 1, last)];
-  }
-
-  // Panels in rows, as many beside each other as fit; names of layers at the left of each row.
-  arrange(context) {
-    const width = this.plot.clientWidth;
-    const methods = this.shown();
-    const { layers } = this.heat;
-    context.font = "700 11px " + GW.css("--sans"); // as wide as the name that is chosen
-    const widest = Math.max(...layers.map((name) => context.measureText(name).width));
-    const gutter = Math.ceil(Math.min(widest + 16, Math.max(84, width * 0.44), 210));
-    const gap = 14;
-    const fit = Math.max(1, Math.floor((width - gutter + gap) / (165 + gap)));
-    const rows = Math.ceil(methods.length / fit);
-    const across = Math.max(1, Math.ceil(methods.length / Math.max(1, rows)));
-    const panelWidth = Math.floor((width - gutter - gap * (across - 1) - 6) / across);
-    const single = methods.length === 1;
-    const height = Math.round(Math.min(single ? 680 : 460, Math.max(single ? 220 : 150, layers.length * (single ? 14 : 11))));
-    const head = 52;
-    this.panels = methods.map((method, at) => ({
-      method,
-      matrix: this.matrix(method),
-      x: gutter + (at % across) * (panelWidth + gap),
-      y: head + Math.floor(at / across) * (height + 62) + 20,
-      width: panelWidth,
-      height,
-      leftmost: at % across === 0,
-    }));
-    return { width, gutter, height: head + rows * (height + 62) };
-  }
-
-  draw() {
-    const { canvas } = this;
-    const context = canvas.getContext("2d");
-    const { width, gutter, height } = this.arrange(context);
-    if (width < 1) return;
-    const ratio = devicePixelRatio || 1;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    canvas.style.height = `${height}px`;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.font = "11px " + GW.css("--sans");
-    const matrices = this.methods.map((method) => this.matrix(method)).filter(Boolean);
-    this.bounds = GW.bounds(matrices, this.scale === "log");
-    GW.colorBar(context, gutter, 2, Math.min(300, width - gutter - 8), this.bounds, `${this.word} of the gradient`);
-    this.note.hidden = !this.bounds.cut;
-    for (const panel of this.panels) this.drawPanel(context, panel, gutter);
-    const names = this.panels.map((panel) => GW.data.methods[panel.method].name).join(", ");
-    canvas.setAttribute(
-      "aria-label",
-      `Heatmap of the gradient's ${this.word.toLowerCase()} by layer and step for ${names}. ` +
-        "Arrow keys read single cells, Enter shows the layer's curves.",
-    );
-  }
-
-  drawPanel(context, panel, gutter) {
-    const { layers, grid } = this.heat;
-    const { x, y, width, height } = panel;
-    context.textBaseline = "alphabetic";
-    context.textAlign = "left";
-    context.fillStyle = GW.css("--ink");
-    context.font = "600 12px " + GW.css("--sans");
-    context.fillText(GW.fit(context, GW.data.methods[panel.method].name, width), x, y - 7);
-    context.font = "11px " + GW.css("--sans");
-    if (panel.matrix) {
-      context.imageSmoothingEnabled = false;
-      context.drawImage(GW.picture(panel.matrix, layers.length, grid.columns, this.bounds), x, y, width, height);
-    } else {
-      context.fillStyle = GW.css("--soft");
-      context.fillText("not recorded", x + 8, y + 18);
-    }
-    context.strokeStyle = GW.css("--line");
-    context.strokeRect(x - 0.5, y - 0.5, width + 1, height + 1);
-    this.drawSteps(context, panel);
-    if (panel.leftmost) this.drawNames(context, panel, gutter);
-  }
-
-  drawSteps(context, { x, y, width, height }) {
-    const { first, width: stride, columns } = this.heat.grid;
-    const ends = first + columns * stride;
-    context.fillStyle = GW.css("--soft");
-    context.textBaseline = "top";
-    context.textAlign = "center";
-    const room = context.measureText(ends.toLocaleString("en-US")).width + 16;
-    for (const step of GW.ticks(first, ends, Math.max(2, width / room), 1)) {
-      const at = x + ((step - first) / (ends - first)) * width;
-      context.fillRect(at - 0.5, y + height, 1, 4);
-      const label = step.toLocaleString("en-US");
-      const half = context.measureText(label).width / 2;
-      context.fillText(label, Math.min(at, x + width - half), y + height + 7);
-    }
-    context.fillText("step", x + width / 2, y + height + 22);
-  }
-
-  drawNames(context, { y, height }, gutter) {
-    const { layers } = this.heat;
-    const size = height / layers.length;
-    const middle = (at) => y + (at + 0.5) * size;
-    context.textAlign = "right";
-    context.textBaseline = "middle";
-    const stride = Math.ceil(10.9 / size);
-    for (let at = 0; at < layers.length; at++) {
-      const chosen = at === this.layer;
-      const near = Math.abs(middle(at) - middle(this.layer)) < 10.9;
-      if (!chosen && (at % stride || near)) continue;
-      context.font = (chosen ? "700 " : "") + "11px " + GW.css("--sans");
-      context.fillStyle = GW.css(chosen ? "--ink" : "--soft");
-      context.fillText(GW.fit(context, layers[at], gutter - 16), gutter - 12, middle(at));
-      if (chosen) {
-        context.beginPath();
-        context.moveTo(gutter - 9, middle(at) - 4);
-        context.lineTo(gutter - 3, middle(at));
-        context.lineTo(gutter - 9, middle(at) + 4);
-        context.fill();
-      }
-    }
-  }
-
   // The curves of one layer, one line a method, with the spread over its seeds.
   drawLayer() {
-    const { layers, grid } = this.heat;
-    const row = (values) => Array.from(values.subarray(this.layer * grid.columns, (this.layer + 1) * grid.columns), (value) => (Number.isNaN(value) ? null : value));
+    const { edges } = this;
+    const columns = edges.length - 1;
+    const row = (values) => Array.from(values.subarray(this.chosen * columns, (this.chosen + 1) * columns), (value) => (Number.isNaN(value) ? null : value));
     const lines = [];
     for (const method of this.methods) {
-      const shown = this.matrix(method);
+      const shown = this.cells(method);
       if (!shown) continue;
-      const line = { method, mean: row(shown) };
+      const line = { method, mean: row(shown.values) };
       const own = this.trials(method);
       if (own.length > 1) {
         const seeds = own.map((one) => row(this.single(one)));
@@ -235,7 +130,7 @@ GW.Dynamics = class {
       }
       lines.push(line);
     }
-    const x = Array.from({ length: grid.columns }, (_, column) => Math.floor((this.step(column)[0] + this.step(column)[1]) / 2));
-    this.chart.show({ ...this.chart.spec, title: `${this.word} of the gradient of ${layers[this.layer]}`, x, lines });
+    const x = Array.from({ length: columns }, (_, column) => Math.floor((edges[column] + edges[column + 1] - 1) / 2));
+    this.chart.show({ ...this.chart.spec, title: `${this.noun} of the gradient of ${this.rows[this.chosen]}`, x, lines });
   }
 };

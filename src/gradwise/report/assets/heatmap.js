@@ -1,30 +1,26 @@
 "use strict";
-// Heatmaps: layers by time, one panel a method, all on one canvas and on one colour scale.
+// Matrices: unpacked, averaged, and as pixels.
 
-// Eleven colours between which the scale is mixed: dark to bright, even in lightness, and in that
-// order for every kind of colour vision.
-const RAMP = [
-  [68, 1, 84], [72, 36, 117], [65, 68, 135], [53, 95, 141], [42, 120, 142], [33, 145, 140],
-  [34, 168, 132], [68, 191, 112], [122, 209, 81], [189, 223, 38], [253, 231, 37],
-];
-const TABLE = Array.from({ length: 256 }, (_, at) => {
-  const place = (at / 255) * (RAMP.length - 1);
-  const low = Math.min(Math.floor(place), RAMP.length - 2);
-  return RAMP[low].map((value, channel) => Math.round(value + (RAMP[low + 1][channel] - value) * (place - low)));
-});
-
-// Two bytes a value: 0 is none, 1 is zero, the rest lies evenly between two logarithms.
+// One or two bytes a value: 0 is none, 1 is zero, 2 is infinite, the rest lies evenly on the bent
+// scale of its row (see encode.py).
 GW.unpack = (packed) => {
+  const { rows, columns, size } = packed;
   const bytes = atob(packed.codes);
-  const values = new Float64Array(packed.rows * packed.columns);
-  for (let at = 0; at < values.length; at++) {
-    const code = bytes.charCodeAt(2 * at) | (bytes.charCodeAt(2 * at + 1) << 8);
-    if (code === 0) values[at] = NaN;
-    else if (code === 1) values[at] = 0;
-    else values[at] = 10 ** (packed.low + ((code - 2) * (packed.high - packed.low)) / 65533);
+  const scales = new Float64Array(Uint8Array.from(atob(packed.scales), (one) => one.charCodeAt(0)).buffer);
+  const levels = size === 1 ? 252 : 65532;
+  const values = new Float64Array(rows * columns);
+  for (let row = 0; row < rows; row++) {
+    const [unit, low, high] = scales.subarray(3 * row, 3 * row + 3);
+    const stride = (high - low) / levels;
+    for (let at = row * columns; at < (row + 1) * columns; at++) {
+      const code = size === 1 ? bytes.charCodeAt(at) : bytes.charCodeAt(2 * at) | (bytes.charCodeAt(2 * at + 1) << 8);
+      values[at] = code > 2 ? unit * Math.sinh(low + (code - 3) * stride) : code === 1 ? 0 : code ? Infinity : NaN;
+    }
   }
   return values;
 };
+
+GW.floats = (text) => new Float32Array(Uint8Array.from(atob(text), (one) => one.charCodeAt(0)).buffer);
 
 // Mean of several matrices cell by cell, over those that have a value there.
 GW.average = (matrices) => {
@@ -43,68 +39,83 @@ GW.average = (matrices) => {
   return mean;
 };
 
-// The bounds of the colours. A few extreme cells (a diverged trial) must not wash out the rest,
-// so one cell in five hundred may lie beyond them at either end.
-GW.bounds = (matrices, log) => {
-  const values = matrices.flatMap((matrix) => Array.from(matrix).filter((value) => value > 0)).sort((a, b) => a - b);
-  if (!values.length) return { low: 0, high: 1, log: false, cut: false };
-  const spare = Math.floor(values.length / 500);
-  const high = values[values.length - 1 - spare];
-  const low = log ? values[spare] : 0;
-  return { low: log && low === high ? low / 2 : low, high, log, cut: values[values.length - 1] > high || (log && values[0] < low) };
-};
-
-GW.share = (value, { low, high, log }) => {
-  const share = log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low || 1);
-  return Math.max(0, Math.min(1, share));
-};
-
-// A matrix as a picture of one pixel a cell, to be stretched.
-GW.picture = (matrix, rows, columns, bounds) => {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [columns, rows];
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(columns, rows);
-  const nothing = parseInt(GW.css("--void").slice(1), 16);
-  for (let at = 0; at < matrix.length; at++) {
-    const value = matrix[at];
-    const color = value > 0 ? TABLE[Math.round(255 * GW.share(value, bounds))] : [nothing >> 16, (nothing >> 8) & 255, nothing & 255];
-    image.data.set([...color, 255], 4 * at);
+// Every value as an index of a colour: 0 for none, 1 to 256 for the table, 257 for not finite.
+GW.shades = (values, bounds) => {
+  const shades = new Uint16Array(values.length);
+  const nothing = bounds.kind === "signed" || bounds.kind === "even" ? () => false : (value) => value <= 0;
+  for (let at = 0; at < values.length; at++) {
+    const value = values[at];
+    if (value === Infinity) shades[at] = 257;
+    else if (!Number.isNaN(value) && !nothing(value)) shades[at] = 1 + Math.round(255 * GW.share(value, bounds));
   }
-  context.putImageData(image, 0, 0);
-  return canvas;
+  return shades;
+};
+
+// The colours of these indices as the pixels of a canvas, and which of several that share a pixel
+// wins: what stands out most.
+GW.inks = (bounds) => {
+  const hex = (name) => {
+    const digits = parseInt(GW.css(name).slice(1), 16);
+    return [digits >> 16, (digits >> 8) & 255, digits & 255];
+  };
+  const colors = [hex("--void"), ...GW.table(bounds), hex("--alarm")];
+  const middle = GW.table(bounds) === TABLES.two ? 128 : 0;
+  return {
+    pixels: Uint32Array.from(colors, ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red),
+    ranks: Uint16Array.from(colors, (_, at) => (at === 0 ? 0 : at === 257 ? 999 : 1 + Math.abs(at - middle))),
+  };
+};
+
+// Draws cells into a rectangle of device pixels. `across` says which column each pixel shows, and
+// `down` which rows [from, to) each line of pixels.
+GW.paint = (context, shades, columns, across, down, { pixels, ranks }, x, y) => {
+  const width = across.length;
+  const image = context.createImageData(width, down.length);
+  const out = new Uint32Array(image.data.buffer);
+  for (let line = 0; line < down.length; line++) {
+    const start = line * width;
+    const [from, to] = down[line];
+    if (line && down[line - 1][0] === from && down[line - 1][1] === to) {
+      out.copyWithin(start, start - width, start);
+      continue;
+    }
+    for (let at = 0; at < width; at++) {
+      const column = across[at];
+      if (column < 0) continue;
+      let shade = from < to ? shades[from * columns + column] : 0;
+      for (let row = from + 1; row < to; row++) {
+        const other = shades[row * columns + column];
+        if (ranks[other] > ranks[shade]) shade = other;
+      }
+      out[start + at] = pixels[shade];
+    }
+  }
+  context.putImageData(image, x, y);
 };
 
 // The bar that says which colour stands for how much.
 GW.colorBar = (context, x, y, width, bounds, title) => {
   const ink = GW.css("--soft");
+  const table = GW.table(bounds);
   context.fillStyle = ink;
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
   context.fillText(title, x, y + 9);
   const top = y + 16;
   for (let at = 0; at < width; at++) {
-    context.fillStyle = `rgb(${TABLE[Math.round((255 * at) / (width - 1))]})`;
+    context.fillStyle = `rgb(${table[Math.round((255 * at) / (width - 1))]})`;
     context.fillRect(x + at, top, 1.5, 9);
   }
   context.fillStyle = ink;
   context.textAlign = "center";
-  const ticks = bounds.log ? GW.decades(bounds) : [0, 0.25, 0.5, 0.75, 1].map((share) => share * bounds.high);
-  for (const value of ticks) {
-    const at = x + GW.share(value, bounds) * width;
-    context.fillRect(at - 0.5, top + 9, 1, 3);
-    const label = bounds.log && ticks.decades ? GW.power(Math.round(Math.log10(value))) : GW.number(value, 2);
-    context.fillText(label, Math.max(x + 8, Math.min(x + width - 8, at)), top + 23);
+  // The ends and the middle first: of the others those for whose words there is room.
+  const ticks = GW.colorTicks(bounds).map(([value, label]) => ({ at: x + GW.share(value, bounds) * width, label, half: context.measureText(label).width / 2 }));
+  const told = [];
+  for (const tick of [ticks[0], ticks[ticks.length - 1], ticks[ticks.length >> 1], ...ticks]) {
+    context.fillRect(tick.at - 0.5, top + 9, 1, 3);
+    const middle = Math.max(x + tick.half, Math.min(x + width - tick.half, tick.at));
+    if (told.some((other) => Math.abs(other.middle - middle) < other.half + tick.half + 6)) continue;
+    told.push({ middle, half: tick.half });
+    context.fillText(tick.label, middle, top + 23);
   }
-};
-
-// Powers of ten inside the bounds, at most six of them; the ends where there are fewer than two.
-GW.decades = ({ low, high }) => {
-  const first = Math.ceil(Math.log10(low) - 1e-9);
-  const last = Math.floor(Math.log10(high) + 1e-9);
-  if (last - first < 1) return [low, Math.sqrt(low * high), high];
-  const stride = Math.ceil((last - first + 1) / 6);
-  const found = [];
-  for (let at = first; at <= last; at += stride) found.push(10 ** at);
-  return Object.assign(found, { decades: true });
 };

@@ -12,17 +12,23 @@ Object.assign(GW.Chart.prototype, {
     }
     const rows = this.rows(index);
     const list = GW.make("div", { class: "rows" }, ...rows.flatMap((row) => this.row(row)));
-    tip.replaceChildren(GW.make("b", {}, GW.step(this.spec.x[index])), list);
+    tip.replaceChildren(GW.make("b", {}, this.when(index)), list);
     GW.place(tip, plot.over, plot.cursor.left, plot.cursor.top < 0 ? plot.over.clientHeight / 2 : plot.cursor.top);
   },
 
-  // The methods shown, with their values at one step, the largest first.
+  when(index) {
+    return this.spec.when?.(index) ?? GW.step(this.spec.x[index]);
+  },
+
+  // The methods shown, with their values at one step, the largest first. Lines of different runs
+  // have their points at different steps; then the one nearest by counts.
   rows(index) {
     const found = [];
     for (const line of this.spec.lines) {
-      if (GW.hidden.has(line.method) || line.mean[index] == null) continue;
+      const at = line.near ? line.near[index] : index;
+      if (GW.hidden.has(line.method) || line.mean[at] == null) continue;
       const [mean, low, high] = [line.mean, line.low, line.high].map((list) => {
-        const value = list?.[index];
+        const value = list?.[at];
         return value != null && this.squared ? value * value : value;
       });
       found.push({ line, mean, low, high });
@@ -38,7 +44,7 @@ Object.assign(GW.Chart.prototype, {
 
   row(row) {
     const [value, spread] = this.words(row);
-    return [GW.swatch(row.line.method), GW.make("span", {}, GW.name(row.line)), GW.make("i", {}, value), GW.make("small", {}, spread)];
+    return [GW.swatch(row.line), GW.make("span", {}, GW.name(row.line)), GW.make("i", {}, value), GW.make("small", {}, spread)];
   },
 
   leave() {
@@ -64,7 +70,7 @@ Object.assign(GW.Chart.prototype, {
     const index = Math.max(0, Math.min(x.length - 1, moves[event.key]));
     plot.setCursor({ left: plot.valToPos(x[index], "x"), top: plot.over.clientHeight / 2 });
     const said = this.rows(index).map((row) => `${GW.name(row.line)} ${this.words(row)[0]}`);
-    this.status.textContent = `${GW.step(x[index])}: ${said.join(", ") || "no values"}`;
+    this.status.textContent = `${this.when(index)}: ${said.join(", ") || "no values"}`;
   },
 });
 

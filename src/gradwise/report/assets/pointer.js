@@ -1,43 +1,50 @@
 "use strict";
-// Reading a heatmap by pointer or keyboard, and the controls above it.
+// Reading a heatmap by pointer or keyboard.
 
-Object.assign(GW.Dynamics.prototype, {
+Object.assign(GW.Panels.prototype, {
   listen() {
     const { canvas } = this;
-    const over = (event) => this.locate(event.offsetX, event.offsetY);
-    canvas.addEventListener("pointermove", (event) => this.point(over(event)));
+    canvas.addEventListener("pointermove", (event) => event.buttons === 0 && this.point(this.locate(event.offsetX, event.offsetY)));
     canvas.addEventListener("pointerleave", () => this.leave());
-    canvas.addEventListener("click", (event) => {
-      const cell = over(event);
-      if (cell) this.select(cell.row);
-      if (cell?.panel) this.point(cell);
-    });
+    canvas.addEventListener("click", (event) => this.click(event));
     canvas.addEventListener("keydown", (event) => this.key(event));
     canvas.addEventListener("blur", () => this.leave());
     let width = 0;
     new ResizeObserver(() => {
       if (this.plot.clientWidth === width) return;
       width = this.plot.clientWidth;
-      this.draw();
+      if (GW.view.sees(this) || !GW.data.span) this.draw();
+      else GW.view.waiting.add(this);
     }).observe(this.plot);
-    GW.redraws.push(() => {
-      this.leave();
-      this.draw();
-    });
+    GW.redraws.push(() => this.renew());
   },
 
   // The cell under a point; in the gutter only the row.
   locate(x, y) {
-    const { layers, grid } = this.heat;
     for (const panel of this.panels) {
       if (y < panel.y || y >= panel.y + panel.height) continue;
-      const row = Math.min(layers.length - 1, Math.floor(((y - panel.y) / panel.height) * layers.length));
+      const row = Math.min(this.rows.length - 1, Math.floor(this.top + ((y - panel.y) / panel.height) * (this.bottom - this.top)));
       if (x >= panel.x && x < panel.x + panel.width) {
-        return { panel, row, column: Math.min(grid.columns - 1, Math.floor(((x - panel.x) / panel.width) * grid.columns)) };
+        const step = this.stepAt(panel, x);
+        return { panel, row, step, column: panel.cells ? GW.columnAt(panel.cells.edges, step) : -1 };
       }
       if (panel.leftmost && x < panel.x) return { panel: null, row };
     }
     return null;
+  },
+
+  stepAt({ x, width }, at) {
+    const [low, high] = GW.view.now();
+    return low + ((at - x) / width) * (high - low);
+  },
+
+  click(event) {
+    if (this.dragged) return; // the end of a drag, not a click
+    const { offsetX, offsetY } = event;
+    if (GW.marks?.clickedPanel(this, offsetX, offsetY, event)) return;
+    const cell = this.locate(offsetX, offsetY);
+    if (cell) this.choose(cell.row);
+    if (cell?.panel) this.point(cell);
   },
 
   point(cell) {
@@ -48,27 +55,40 @@ Object.assign(GW.Dynamics.prototype, {
       return;
     }
     const { panel, row, column } = cell;
-    const { layers, grid } = this.heat;
-    const size = panel.height / layers.length;
+    const size = panel.height / (this.bottom - this.top);
+    const top = Math.max(panel.y, panel.y + (row - this.top) * size);
+    const bottom = Math.min(panel.y + panel.height, panel.y + (row + 1 - this.top) * size);
     Object.assign(this.mark.style, {
-      transform: `translate(${panel.x}px, ${panel.y + row * size}px)`,
+      transform: `translate(${panel.x}px, ${top}px)`,
       width: `${panel.width}px`,
-      height: `${Math.max(2, size)}px`,
+      height: `${Math.max(2, bottom - top)}px`,
     });
     this.mark.hidden = false;
-    const [first, last] = this.step(column);
-    const when = first === last ? GW.step(first) : `${GW.step((first + last) / 2)} (mean of ${last - first + 1} steps)`;
     this.tip.replaceChildren(
-      GW.make("b", {}, layers[row]),
-      GW.make("div", { class: "rows" }, GW.swatch(panel.method), GW.make("span", {}, GW.data.methods[panel.method].name), GW.make("i", {}, this.value(cell))),
-      GW.make("small", {}, when),
+      GW.make("b", {}, this.rows[row]),
+      GW.make("div", { class: "rows" }, ...this.named(panel), GW.make("i", {}, this.word(panel, row, column))),
+      GW.make("small", {}, this.when(cell)),
     );
-    GW.place(this.tip, this.plot, panel.x + ((column + 0.5) / grid.columns) * panel.width, panel.y + (row + 0.5) * size);
+    GW.place(this.tip, this.plot, this.middle(cell), (top + bottom) / 2);
   },
 
-  value({ panel, row, column }) {
-    const value = panel.matrix?.[row * this.heat.grid.columns + column];
-    return value == null || Number.isNaN(value) ? "not recorded" : GW.number(value);
+  // What a value is of: the method or run, unless there is only one.
+  named(panel) {
+    if (GW.data.methods.length === 1) return [GW.make("span"), GW.make("span", {}, this.short)];
+    return [GW.swatch(panel.method), GW.make("span", {}, panel.title)];
+  },
+
+  when({ panel, column, step }) {
+    if (!panel.cells || column < 0) return GW.step(step);
+    const [first, last] = panel.cells.when(column);
+    return first === last ? GW.step(first) : `${GW.steps(first, last)}${GW.data.epoch ? ` · epoch ${((first + last) / 2 / GW.data.epoch).toFixed(1)}` : ""}`;
+  },
+
+  // Where a cell is from left to right, as far as it can be seen.
+  middle({ panel, column, step }) {
+    if (!panel.cells || column < 0) return this.place(panel, step);
+    const [left, right] = [0, 1].map((side) => this.place(panel, panel.cells.edges[column + side]));
+    return (Math.max(panel.x, left) + Math.min(panel.x + panel.width, right)) / 2;
   },
 
   leave() {
@@ -78,87 +98,55 @@ Object.assign(GW.Dynamics.prototype, {
   },
 
   key(event) {
-    const { layers, grid } = this.heat;
-    if (!this.panels.length) return;
-    let { panel, row, column } = this.cell ?? { panel: this.panels[0], row: this.layer, column: -1 };
+    if (!this.panels.length || this.zoomKey(event)) return;
     const stride = event.shiftKey ? 10 : 1;
     if (event.key === "Enter" && this.cell) {
       const kept = this.cell;
-      this.select(row);
+      this.choose(kept.row);
       this.point(kept);
       return;
     }
-    if (event.key === "ArrowUp") row -= stride;
-    else if (event.key === "ArrowDown") row += stride;
-    else if (event.key === "ArrowLeft") column -= stride;
-    else if (event.key === "ArrowRight") column += stride;
-    else return;
+    const moves = { ArrowUp: [-stride, 0], ArrowDown: [stride, 0], ArrowLeft: [0, -stride], ArrowRight: [0, stride] };
+    if (!(event.key in moves)) return;
     event.preventDefault();
-    // Past the end of a panel the next one begins.
-    const turn = column >= grid.columns ? 1 : column < 0 && this.cell ? -1 : 0;
+    const [down, right] = moves[event.key];
+    const cell = this.beside(down, right);
+    this.show(cell);
+    this.point(cell);
+    this.status.textContent = `${cell.panel.title}, ${this.rows[cell.row]}, ${this.when(cell)}: ${this.word(cell.panel, cell.row, cell.column)}`;
+  },
+
+  // The cell so many rows and columns away from the one that is read; past the end of a panel the
+  // next one begins.
+  beside(down, right) {
+    const start = { panel: this.panels[0], row: this.chosen ?? Math.floor(this.top), column: this.first(this.panels[0]) - 1 };
+    let { panel, row, column } = this.cell ?? start;
+    const count = (of) => of.cells?.columns ?? 1;
+    column += right;
+    const turn = column >= count(panel) ? 1 : column < 0 && this.cell ? -1 : 0;
     const next = this.panels[this.panels.indexOf(panel) + turn];
     if (turn && next) {
       panel = next;
-      column = turn > 0 ? 0 : grid.columns - 1;
+      column = turn > 0 ? 0 : count(next) - 1;
     }
-    column = Math.max(0, Math.min(grid.columns - 1, column));
-    row = Math.max(0, Math.min(layers.length - 1, row));
-    const cell = { panel, row, column };
-    this.point(cell);
-    this.status.textContent = `${GW.data.methods[panel.method].name}, ${layers[row]}, ${GW.step(this.step(column)[0])}: ${this.value(cell)}`;
+    column = Math.max(0, Math.min(count(panel) - 1, column));
+    row = Math.max(0, Math.min(this.rows.length - 1, row + down));
+    return { panel, row, column, step: panel.cells ? panel.cells.edges[column] : GW.view.now()[0] };
+  },
+
+  // The first column that is shown.
+  first({ cells }) {
+    return cells ? Math.max(0, GW.columnAt(cells.edges, GW.view.now()[0])) : 0;
+  },
+
+  // Moves the rows and the steps shown so that a cell is among them.
+  show({ panel, row, column }) {
+    if (row < this.top) this.rowsShown(row, row + this.bottom - this.top);
+    else if (row + 1 > this.bottom) this.rowsShown(row + 1 - (this.bottom - this.top), row + 1);
+    if (!panel.cells || !GW.view.zoomed) return;
+    const [low, high] = GW.view.now();
+    const [left, right] = [panel.cells.edges[column], panel.cells.edges[column + 1]];
+    if (left < low) GW.view.set(left, left + high - low);
+    else if (right > high) GW.view.set(right - (high - low), right);
   },
 });
-
-let controls = 0;
-
-// Buttons of which one is chosen; they are radio buttons, so the keyboard works as everywhere.
-GW.segments = (label, options, call) => {
-  const name = `control-${controls++}`;
-  const buttons = options.map(([value, words], at) =>
-    GW.make("label", {}, GW.make("input", { type: "radio", name, value, checked: at === 0, on: { change: () => call(value) } }), words),
-  );
-  return GW.make("fieldset", {}, GW.make("legend", {}, label), GW.make("div", { class: "segments" }, ...buttons));
-};
-
-GW.choice = (label, options, call) => {
-  const list = options.map(([value, words]) => GW.make("option", { value }, words));
-  const select = GW.make("select", { on: { change: (event) => call(event.target.value) } }, ...list);
-  return GW.make("label", { class: "above" }, GW.make("span", {}, label), select);
-};
-
-// Text cut at its beginning, so that the end, which tells layers apart, stays.
-GW.fit = (context, words, width) => {
-  if (context.measureText(words).width <= width) return words;
-  let low = 0;
-  let high = words.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (context.measureText(`…${words.slice(middle)}`).width <= width) high = middle;
-    else low = middle + 1;
-  }
-  return `…${words.slice(low)}`;
-};
-
-// Round numbers between two bounds, about so many, and at least `least` apart.
-GW.ticks = (low, high, count, least = 0) => {
-  const rough = Math.max((high - low) / count, least);
-  const size = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * size).find((value) => value >= rough * 0.999);
-  const found = [];
-  for (let at = Math.ceil(low / step) * step; at <= high; at += step) found.push(at);
-  return found;
-};
-
-// Round numbers for a logarithmic axis: powers of ten, and what lies between where they are few.
-GW.logTicks = (low, high) => {
-  const decades = Math.log10(high / low);
-  if (decades < 0.7) return GW.ticks(low, high, 4);
-  const digits = decades < 1.5 ? [1, 2, 3, 5, 7] : decades < 3 ? [1, 2, 5] : [1];
-  const stride = Math.ceil(decades / 7);
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    if (power % stride) continue;
-    found.push(...digits.map((digit) => digit * 10 ** power).filter((value) => value >= low && value <= high));
-  }
-  return found;
-};

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gradwise.errors import UserError
 from gradwise.watch.store.grid import Array, Grid, TableSpec
 
-__all__ = ["Block", "Buffer", "check_steps", "copied", "shrink"]
+__all__ = ["Buffer", "Rows", "check_steps", "copied", "shrink"]
 
 
 def check_steps(steps: npt.NDArray[Any], after: int) -> npt.NDArray[np.int64]:
@@ -68,16 +68,16 @@ def copied(
 
 
 @dataclass(frozen=True)
-class Block:
+class Rows:
     """Some consecutive records of one table.
 
     Attributes:
         steps: step numbers [records], strictly ascending.
-        values: columns [records, layers].
+        values: columns [records, layers]; they are changed where a record is amended.
     """
 
     steps: npt.NDArray[np.int64]
-    values: Mapping[str, Array]
+    values: dict[str, Array]
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +94,7 @@ class Buffer:
 
     def __init__(self, spec: TableSpec) -> None:
         self._spec = spec
-        self.blocks: list[Block] = []
+        self.blocks: list[Rows] = []
 
     @property
     def records(self) -> int:
@@ -105,6 +105,42 @@ class Buffer:
     def nbytes(self) -> int:
         """Bytes that the records take."""
         return sum(block.nbytes for block in self.blocks)
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a record of a step.
+
+        Args:
+            step: the step.
+        """
+        return self._find(step) is not None
+
+    def amend(self, step: int, values: Mapping[str, float]) -> bool:
+        """Put values into the record of a step, the same for all its layers.
+
+        Args:
+            step: the step.
+            values: column -> value; columns may be new.
+
+        Returns:
+            Whether there is such a record.
+        """
+        found = self._find(step)
+        if found is None:
+            return False
+        block, at = found
+        for name, value in values.items():
+            if name not in block.values:
+                block.values[name] = self._column(block, name)
+            block.values[name][at] = value
+        return True
+
+    def _find(self, step: int) -> tuple[Rows, int] | None:
+        for block in reversed(self.blocks):  # what is asked for is most likely new
+            if block.steps[0] <= step:
+                at = int(np.searchsorted(block.steps, step))
+                there = at < len(block.steps) and block.steps[at] == step
+                return (block, at) if there else None
+        return None
 
     def grid(self, columns: Sequence[str], after: int) -> Grid | None:
         """The records behind a step, as they will be written.
@@ -128,7 +164,7 @@ class Buffer:
         }
         return Grid({"step": steps[low:]}, values)
 
-    def _column(self, block: Block, name: str) -> Array:
+    def _column(self, block: Rows, name: str) -> Array:
         found = block.values.get(name)
         if found is None:
             return np.full((len(block.steps), self._spec.width), self._spec.missing(name))

@@ -14,14 +14,24 @@ from typing import Self
 
 __all__ = [
     "Draft",
+    "Stamp",
     "WriteError",
     "fsync_folder",
     "is_draft",
     "make_folder",
     "remove",
     "replace_file",
+    "stamp_of",
     "write_all",
 ]
+
+
+Stamp = tuple[int, int]
+"""When a file was written, in ns, and how many bytes long it is."""
+
+# A draft is synced whenever this much of it has been written: one sync of half a gigabyte at the
+# end would keep its writer from everything else for as long as that takes.
+_SYNC_BYTES = 16 * 2**20
 
 
 class WriteError(OSError):
@@ -33,6 +43,17 @@ class WriteError(OSError):
     """
 
     steps_waiting: int = 0
+
+
+def stamp_of(stat: os.stat_result) -> Stamp:
+    """What tells a file from an earlier one of the same name.
+
+    The inode would be no help: some network file systems number files anew at every look.
+
+    Args:
+        stat: the file's status.
+    """
+    return stat.st_mtime_ns, stat.st_size
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -138,7 +159,7 @@ class Draft:
     def __init__(self, final: Path) -> None:
         self.final = final
         self.path = final.with_name(f".{final.name}.tmp")
-        self._written = 0
+        self._written = self._synced = 0
         self._discarded = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         self._fd: int | None = os.open(self.path, flags, 0o666)
@@ -163,7 +184,13 @@ class Draft:
             raise ValueError(f"{self.path} is closed")
         write_all(self._fd, data)
         self._written += len(data)
+        if self._written - self._synced >= _SYNC_BYTES:
+            self._sync(self._fd)
         return len(data)
+
+    def _sync(self, fd: int) -> None:
+        os.fsync(fd)
+        self._synced = self._written
 
     def tell(self) -> int:
         """Number of bytes written so far."""
@@ -184,17 +211,25 @@ class Draft:
         """A draft takes bytes."""
         return True
 
-    def commit(self) -> None:
+    def commit(self, unlike: Stamp | None = None) -> None:
         """Sync the file and give it its name; the folder's own sync is the caller's.
+
+        Args:
+            unlike: the stamp of a file of that name, from which this one has to differ.
 
         Raises:
             OSError: where the system refuses; the draft is then still to be discarded.
         """
         if self._fd is None:
             raise ValueError(f"{self.path} is closed")
-        os.fsync(self._fd)
+        self._sync(self._fd)
         fd, self._fd = self._fd, None
         os.close(fd)
+        if unlike is not None and stamp_of(self.path.stat()) == unlike:
+            # As long as the other, and written in the same tick of the file system's clock, which
+            # may be as long as two seconds.
+            later = unlike[0] + 2_000_000_000
+            os.utime(self.path, ns=(later, later))
         os.replace(self.path, self.final)
 
     def discard(self) -> None:

@@ -57,6 +57,7 @@ class Folder:
         self.root = root
         self._readers: dict[Part, PartReader] = {}
         self._whole: dict[Part, bool] = {}
+        self._listed: set[Part] = set()
         self._damaged: set[Part] = set()
         self._warned: set[Path] = set()
         self.refresh()
@@ -116,6 +117,9 @@ class Folder:
             while level := self._table(level_spec(spec, len(levels) + 1), readers)[0]:
                 levels.append(level)
         self._tables, self._readers = tables, readers
+        # A live view looks at a run for days: nothing is remembered of files that are gone.
+        self._whole = {part: whole for part, whole in self._whole.items() if part in self._listed}
+        self._listed.clear()
         for path in self.damaged:
             if path not in self._warned:
                 self._warned.add(path)
@@ -127,9 +131,11 @@ class Folder:
     ) -> tuple[list[PartReader], int]:
         """The parts of a table, and the last step that its files' names tell of."""
         try:
-            kept, _, damaged = resolve(list_parts(self.root / spec.folder), self._usable)
+            listed = list_parts(self.root / spec.folder)
+            kept, _, damaged = resolve(listed, self._usable)
         except OSError as error:
             raise UserError(f"{self.root} cannot be read: {error.strerror or error}") from None
+        self._listed.update(listed)
         self._damaged.update(damaged)
         found = [self._readers.get(part) or PartReader(part, spec) for part in kept]
         readers.update((reader.part, reader) for reader in found)

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradwise.watch.store.arrow import as_arrow, as_dictionary
-from gradwise.watch.store.files import Draft, fsync_folder, make_folder
-from gradwise.watch.store.parts import Part, part_name, stamp_of
+from gradwise.watch.store.files import Draft, Stamp, fsync_folder, make_folder, stamp_of
+from gradwise.watch.store.parts import Part, part_name
 
 __all__ = ["BIN_KEYS", "GROUP_ROWS", "RECORD_KEYS", "Grid", "PartWriter", "TableSpec", "write_grid"]
 
@@ -171,7 +171,7 @@ class PartWriter:
     def _open(self, schema: pa.Schema) -> Any:
         encodings = {}
         repeated = []
-        bounded = []
+        bounded = [*RECORD_KEYS, *BIN_KEYS, "layer"]
         for column in schema:
             if pa.types.is_floating(column.type):
                 # Splitting floats into their bytes lets exponents compress; noise in the rest
@@ -179,7 +179,6 @@ class PartWriter:
                 encodings[column.name] = "BYTE_STREAM_SPLIT"
             elif pa.types.is_int64(column.type):
                 encodings[column.name] = "DELTA_BINARY_PACKED"
-                bounded.append(column.name)
             else:  # layers and counts: few different values
                 repeated.append(column.name)
         return pq.ParquetWriter(
@@ -191,20 +190,23 @@ class PartWriter:
             column_encoding=encodings,
             # Bounds of steps and layers let other readers skip row groups; bounds of the floats
             # would only make every footer longer.
-            write_statistics=[*bounded, *(["layer"] if "layer" in repeated else [])],
+            write_statistics=[name for name in schema.names if name in bounded],
             # Files hold plain strings: dictionaries that differ from file to file trouble readers.
             store_schema=False,
             write_page_checksum=True,
         )
 
-    def commit(self) -> Part:
+    def commit(self, unlike: Stamp | None = None) -> Part:
         """Finish the part and put it in place.
+
+        Args:
+            unlike: the stamp of the part of the same name that it takes the place of.
 
         Raises:
             OSError: where the system refuses; nothing has then appeared.
         """
         self._writer.close()
-        self._draft.commit()
+        self._draft.commit(unlike)
         fsync_folder(self._draft.final.parent)
         stamp = stamp_of(self._draft.final.stat())
         first, last, tier = self._range

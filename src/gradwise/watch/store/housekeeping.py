@@ -1,11 +1,13 @@
 """What a writer does between flushes: merging parts and building the pyramids, bit by bit."""
 
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping
+from inspect import GEN_CREATED, getgeneratorstate
 from pathlib import Path
 
 from gradwise.watch.store.grid import TableSpec
-from gradwise.watch.store.merge import cap_of, merge, plan, tail
+from gradwise.watch.store.merge import cap_of, cut, merge, plan, tail
 from gradwise.watch.store.pyramid import CHUNK, extend, level_spec
 from gradwise.watch.store.reading import DamagedPartError, VanishedPartError
 from gradwise.watch.store.shelf import Shelf
@@ -50,6 +52,20 @@ class Housekeeper:
             *(level for levels in self._levels.values() for level in levels),
         ]
 
+    def backlog(self) -> int:
+        """The most parts of one tier and table that are small enough to be merged.
+
+        Raises:
+            OSError: where the system refuses to read a part.
+        """
+        most = 0
+        for shelf in self.shelves:
+            shelf.check()
+            half = self._cap(shelf) // 2
+            tiers = Counter(part.tier for part in shelf.parts if shelf.steps(part) <= half)
+            most = max(most, *tiers.values(), 0)
+        return most
+
     def work(self, seconds: float) -> None:
         """Go on with what is due, at least one bit of it, until the time is up.
 
@@ -88,6 +104,29 @@ class Housekeeper:
                 self._jobs[key] = merge(shelf, parts, max(1, key[0]))
                 while self._advance(key):
                     pass
+
+    def before_amending(self, name: str, step: int) -> None:
+        """Make a table ready for changes to its records: nothing reads them, no bin shows them.
+
+        The pyramid is dropped from the step on, the coarsest level first, and built anew from the
+        records in its turn.
+
+        Args:
+            name: the table.
+            step: the first step whose record changes.
+
+        Raises:
+            OSError: where something cannot be written or deleted; no record may then be changed.
+        """
+        levels = self._levels.get(name, [])
+        folders = {name, self._tables[name].spec.folder, *(level.spec.folder for level in levels)}
+        for key in [key for key in self._jobs if key[1] in folders]:
+            if getgeneratorstate(self._jobs[key]) == GEN_CREATED:
+                self._jobs.pop(key).close()
+            while key in self._jobs and self._advance(key):
+                pass
+        for level in reversed(levels):
+            cut(level, step)
 
     def abandon(self) -> None:
         """Drop all jobs; what they have written so far is deleted."""

@@ -68,7 +68,10 @@ class FolderLock:
             holder = os.read(fd, 200).decode("utf-8", "replace").strip()
             os.close(fd)
             whom = f" ({holder})" if holder else ""
-            raise UserError(f"the run folder {folder} is being written by another writer{whom}")
+            raise UserError(
+                f"the run folder {folder} is being written by another writer{whom}: close that "
+                "one first, or name another folder"
+            )
         self._fd: int | None = fd
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(fd, 0)

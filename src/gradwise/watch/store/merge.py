@@ -8,20 +8,28 @@ import numpy as np
 from gradwise.watch.store.grid import Grid, PartWriter, TableSpec, layer_groups
 from gradwise.watch.store.parts import Part
 from gradwise.watch.store.pieces import gather, pieces_between
-from gradwise.watch.store.reading import Cursor, PartReader
+from gradwise.watch.store.reading import Cursor, DamagedPartError, PartReader, VanishedPartError
 from gradwise.watch.store.shelf import Shelf
 
-__all__ = ["FAN_IN", "cap_of", "merge", "plan", "tail"]
+__all__ = ["FAN_IN", "LEFT", "cap_of", "cut", "merge", "plan", "tail"]
 
 FAN_IN = 8
 """Parts of one tier that become one part of the next."""
+
+LEFT = 4
+"""The newest parts of each tier, which are left as they are.
+
+So a part that eight were merged into has half as much again behind it in smaller parts, and what
+reading the newest records costs is in proportion to how many are wanted, not to the largest part;
+amending them, too, rewrites a small part.
+"""
 
 # No part grows beyond these: rewriting it, and what a reader decodes for one layer, stay bounded.
 _MAX_STEPS = 65_536
 _MAX_ROWS = 2**25
 
 # What closing a run still merges at once.
-_TAIL_ROWS = 2**22
+_TAIL_ROWS = 2**20
 
 
 def cap_of(spec: TableSpec, keep_steps: int | None = None) -> int:
@@ -41,7 +49,7 @@ def cap_of(spec: TableSpec, keep_steps: int | None = None) -> int:
 
 
 def plan(shelf: Shelf, cap: int, busy: frozenset[int] = frozenset()) -> list[Part]:
-    """The next parts to merge: the oldest of the lowest tier that has enough of them.
+    """The next parts to merge: the oldest of the lowest tier that has enough and some to spare.
 
     Args:
         shelf: the table.
@@ -57,10 +65,13 @@ def plan(shelf: Shelf, cap: int, busy: frozenset[int] = frozenset()) -> list[Par
     for tier in sorted({part.tier for part in shelf.parts} - busy):
         window: list[Part] = []
         total = 0
+        old = _old(shelf.parts, tier)
         for part in shelf.parts:
             if part.tier != tier:
                 window, total = [], 0
                 continue
+            if part not in old:
+                break
             steps = shelf.steps(part)
             if total + steps > cap:
                 # Full before there were eight of them: a part this large is left in peace after.
@@ -72,6 +83,12 @@ def plan(shelf: Shelf, cap: int, busy: frozenset[int] = frozenset()) -> list[Par
             if len(window) == FAN_IN:
                 return window
     return []
+
+
+def _old(parts: Sequence[Part], tier: int) -> set[Part]:
+    """The parts of a tier without the newest of them."""
+    same = [part for part in parts if part.tier == tier]
+    return set(same[: max(len(same) - LEFT, 0)])
 
 
 def tail(shelf: Shelf, cap: int) -> list[Part]:
@@ -140,3 +157,30 @@ def merge(
             part.write(Grid(keys, values), None if layers is None else layers[start:stop])
             yield
         shelf.add(part.commit(), steps)
+
+
+def cut(shelf: Shelf, step: int) -> None:
+    """Drop a step and all that follow from a table, the newest first.
+
+    Dying half-way leaves a table that is as good as before, only shorter: doing it again finishes
+    it. Bins that reach to the step or beyond are dropped whole.
+
+    Args:
+        shelf: the table.
+        step: the first step to drop.
+
+    Raises:
+        OSError: where a part cannot be written or deleted.
+    """
+    gone = shelf.drop([part for part in shelf.parts if part.first >= step])
+    while part := next((part for part in shelf.parts if part.last >= step), None):
+        try:
+            for _ in merge(shelf, [part], part.tier, before=step):
+                pass
+        except (DamagedPartError, VanishedPartError) as damage:
+            shelf.give_up(damage)  # put aside; or, where somebody has only touched it, tried again
+        else:
+            gone = shelf.drop([part]) and gone
+    if not gone:
+        shelf.reload()  # they count for every reader, so they have to for us
+        raise OSError(f"parts in {shelf.folder} cannot be deleted")

@@ -8,10 +8,9 @@ from gradwise.errors import UserError
 from gradwise.watch.store.files import fsync_folder, is_draft, remove
 from gradwise.watch.store.grid import TableSpec
 from gradwise.watch.store.lock import LOCK_NAME, FolderLock
-from gradwise.watch.store.merge import merge
+from gradwise.watch.store.merge import cut
 from gradwise.watch.store.parts import list_parts
 from gradwise.watch.store.pyramid import level_spec
-from gradwise.watch.store.reading import DamagedPartError, VanishedPartError
 from gradwise.watch.store.runfile import RUN_FILE, RunFile, read_run_file
 from gradwise.watch.store.shelf import Shelf
 
@@ -160,23 +159,7 @@ def cut_back(root: Path, tables: dict[str, TableSpec], step: int) -> dict[str, S
         for entry in sorted(os.listdir(pyramids)) if pyramids.is_dir() else []:
             match = level.fullmatch(entry)
             if match is not None:
-                _cut(Shelf(root, level_spec(spec, int(match[1]))), step)
+                cut(Shelf(root, level_spec(spec, int(match[1]))), step)
         shelves[name] = Shelf(root, spec)
-        _cut(shelves[name], step)
+        cut(shelves[name], step)
     return shelves
-
-
-def _cut(shelf: Shelf, step: int) -> None:
-    late = [part for part in shelf.parts if part.first >= step]
-    across = [part for part in shelf.parts if part.first < step <= part.last]
-    gone = shelf.drop(late)
-    for part in across:
-        try:
-            for _ in merge(shelf, [part], part.tier, before=step):
-                pass
-        except (DamagedPartError, VanishedPartError) as damage:
-            shelf.give_up(damage)
-        else:
-            gone = shelf.drop([part]) and gone
-    if not gone:
-        raise OSError(f"parts in {shelf.folder} cannot be deleted")

@@ -1,5 +1,6 @@
 """What a writer has taken in and not written yet, and how it gets onto the disk."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradwise.errors import UserError
-from gradwise.watch.store.buffer import Block, Buffer, check_steps, copied, shrink
+from gradwise.watch.store.amend import Amendments
+from gradwise.watch.store.buffer import Buffer, Rows, check_steps, copied, shrink
 from gradwise.watch.store.grid import write_grid
 from gradwise.watch.store.runfile import RunFile, check_names
 from gradwise.watch.store.shelf import Shelf
@@ -28,12 +30,14 @@ class Outbox:
     Attributes:
         last: the last step taken in, -1 before the first.
         last_histogram: the last step of a histogram taken in, -1 before the first.
+        amendments: what waits to be put into records on the disk.
     """
 
     def __init__(self, root: Path, info: RunFile, tables: Mapping[str, Shelf]) -> None:
         self._root = root
         self._info = info
         self._tables = dict(tables)
+        self.amendments = Amendments()
         self._buffers = {name: Buffer(shelf.spec) for name, shelf in tables.items()}
         # Scalars that came along the way go on having a column.
         self._scalars = dict.fromkeys([*info.step_metrics, *tables["steps"].columns()])
@@ -47,7 +51,7 @@ class Outbox:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all of it takes."""
+        """Bytes that the records take."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
     def take(
@@ -82,8 +86,46 @@ class Outbox:
         self._scalars |= dict.fromkeys(row)
         self.last = int(numbers[-1])
         if "layers" in self._buffers:
-            self._buffers["layers"].blocks.append(Block(numbers, rows))
-        self._buffers["steps"].blocks.append(Block(numbers, row))
+            self._buffers["layers"].blocks.append(Rows(numbers, rows))
+        self._buffers["steps"].blocks.append(Rows(numbers, row))
+
+    def amend(
+        self,
+        steps: npt.NDArray[Any],
+        scalars: Mapping[str, npt.NDArray[Any]],
+        *,
+        gaps: bool,
+    ) -> int:
+        """Put scalars into K records taken in before; those on the disk wait in `amendments`.
+
+        Args:
+            steps: [K] step numbers.
+            scalars: step metric -> [K]; NaN leaves what is there.
+            gaps: whether records have been lost, so that a step without one is nobody's mistake.
+
+        Returns:
+            Number of steps whose record has been lost.
+
+        Raises:
+            UserError: where something does not fit, or a step was never taken in; nothing has
+                then been changed.
+        """
+        numbers = check_steps(steps, -1).tolist()
+        names = check_names("scalars", list(scalars), columns=True)
+        columns = {n: copied(n, scalars[n], (len(numbers),), np.float64).tolist() for n in names}
+        waiting, shelf = self._buffers["steps"], self._tables["steps"]
+        # Where the disk cannot say, the record is taken to be there; writing will tell.
+        there = {step: waiting.holds(step) or shelf.holds(step) is not False for step in numbers}
+        gaps = gaps or shelf.holes
+        for step, found in there.items():
+            if not found and (not gaps or step > self.last):
+                raise UserError(f"expected steps that have been recorded, got {step}")
+        self._scalars |= dict.fromkeys(names)
+        for at, step in enumerate(numbers):
+            values = {n: value[at] for n, value in columns.items() if not math.isnan(value[at])}
+            if there[step] and values and not waiting.amend(step, values):
+                self.amendments.add(step, values)
+        return sum(not found for found in there.values())
 
     def take_histograms(self, steps: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
         """Take in histograms of K steps.
@@ -105,10 +147,10 @@ class Outbox:
         if len(numbers):
             self.last_histogram = int(numbers[-1])
             bins = {name: kept[:, :, i] for i, name in enumerate(names)}
-            self._buffers["histograms"].blocks.append(Block(numbers, bins))
+            self._buffers["histograms"].blocks.append(Rows(numbers, bins))
 
     def write(self) -> None:
-        """Write everything that waits.
+        """Write all records that wait.
 
         Raises:
             OSError: where the disk refuses; what has not been written goes on waiting.
@@ -127,12 +169,12 @@ class Outbox:
         self.forget()
 
     def forget(self) -> None:
-        """Throw away what waits."""
+        """Throw away the records that wait."""
         for buffer in self._buffers.values():
             buffer.blocks.clear()
 
     def shrink(self, nbytes: int) -> int:
-        """Throw away the oldest of what waits, until it takes no more than `nbytes`.
+        """Throw away the oldest records that wait, until they take no more than `nbytes`.
 
         Args:
             nbytes: the bound.

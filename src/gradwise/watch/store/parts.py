@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradwise.watch.store.files import Stamp, stamp_of
+
 __all__ = ["Part", "has_tail", "list_parts", "part_name", "resolve"]
 
 _NAME = re.compile(r"([0-9]{12,19})-([0-9]{12,19})\.t([0-9]{1,2})\.parquet")
@@ -28,15 +30,14 @@ class Part:
         first: the first step in it.
         last: the last step in it.
         tier: how many merges it has been through.
-        stamp: time of writing in ns and size in bytes; tells a new file of the same name. The
-            inode would be no help: some network file systems number files anew at every look.
+        stamp: time of writing and size; tells a new file of the same name.
     """
 
     path: Path
     first: int
     last: int
     tier: int
-    stamp: tuple[int, int] = (0, 0)
+    stamp: Stamp = (0, 0)
 
     @property
     def name(self) -> str:
@@ -57,15 +58,6 @@ def part_name(first: int, last: int, tier: int) -> str:
         '000000000000-000000000063.t0.parquet'
     """
     return f"{first:012d}-{last:012d}.t{tier}.parquet"
-
-
-def stamp_of(stat: os.stat_result) -> tuple[int, int]:
-    """What tells a file from an earlier one of the same name.
-
-    Args:
-        stat: the file's status.
-    """
-    return stat.st_mtime_ns, stat.st_size
 
 
 def _scan(folder: Path) -> list[Part]:

@@ -95,10 +95,10 @@ def read_pieces(
         here = slice(at, at + piece.steps)
         for name, key in keys.items():
             key[here] = piece.key(name)
-        found = piece.reader.read(columns, start, stop)
+        found = piece.reader.read(columns, start, stop, low=piece.low, high=piece.high)
         for name, value in values.items():
             if name in found:
-                value[:, here] = found[name][:, piece.low : piece.high]
+                value[:, here] = found[name]
             else:
                 value[:, here] = spec.missing(name)
         at = here.stop

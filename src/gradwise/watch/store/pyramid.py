@@ -29,6 +29,9 @@ CHUNK = 1024
 
 STATS = ("min", "mean", "max", "count")
 
+# Values that are combined at once.
+_COMBINED_VALUES = 2**16
+
 # Values of one metric that are held while a level is built.
 _BLOCK_VALUES = 262_144
 
@@ -128,6 +131,13 @@ class Bins:
             >>> bins.min, bins.mean, bins.count
             (array([[1., 5.]]), array([[2., 5.]]), array([[2, 1]]))
         """
+        rows = max(1, _COMBINED_VALUES // max(self.mean.shape[1], 1))
+        if len(self.mean) > rows:  # what fits the processor's caches goes several times as fast
+            parts = [
+                Bins(*(getattr(self, stat)[at : at + rows] for stat in STATS)).combine(starts)
+                for at in range(0, len(self.mean), rows)
+            ]
+            return Bins(*(np.concatenate([getattr(p, stat) for p in parts]) for stat in STATS))
         dtype = self.mean.dtype
         # inf - inf is what it is: the mean of such a bin is NaN, its min and max tell why.
         with np.errstate(all="ignore"):

@@ -1,5 +1,6 @@
 """Reading parts: any layers, any columns, any steps, without touching the rest."""
 
+import contextlib
 import errno
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -11,11 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradwise.watch.store.arrow import as_numpy
+from gradwise.watch.store.files import stamp_of
 from gradwise.watch.store.grid import Array, TableSpec
-from gradwise.watch.store.parts import Part, stamp_of
+from gradwise.watch.store.parts import Part
 
 __all__ = ["Cursor", "DamagedPartError", "PartReader", "VanishedPartError"]
 
+
+# Values that are decoded at once where few of them are wanted.
+_DECODED_VALUES = 2**22
 
 # A file that a writer on another machine has merged away shows up as a stale handle.
 _VANISHED = {errno.ENOENT, errno.ESTALE}
@@ -64,6 +69,10 @@ class PartReader:
         """What an error while reading means."""
         if isinstance(error, OSError) and error.errno in _VANISHED:
             return VanishedPartError(self.part)
+        # A writer may have put another file in its place after we had looked.
+        with contextlib.suppress(OSError):
+            if stamp_of(self.part.path.stat()) != self.part.stamp:
+                return VanishedPartError(self.part)
         first_line = [*str(error).strip().splitlines(), type(error).__name__][0]
         # Arrow's own complaints about the content carry no number of the system's.
         refused = error if isinstance(error, OSError) and error.errno is not None else None
@@ -161,34 +170,58 @@ class PartReader:
                 opened.close()
 
     def read(
-        self, columns: Iterable[str], start: int, stop: int, file: Any = None
+        self,
+        columns: Iterable[str],
+        start: int,
+        stop: int,
+        file: Any = None,
+        *,
+        low: int = 0,
+        high: int | None = None,
     ) -> dict[str, Array]:
-        """Read the layers from `start` to `stop` over all steps of the part.
+        """Read the layers from `start` to `stop` over the steps of the part, or over some of them.
+
+        Layers lie one after the other with all their steps, so reading few steps decodes them
+        all; it does that a bit at a time and keeps only what was asked for.
 
         Args:
             columns: value columns; those the part does not have are left out of the answer.
             start: index of the first layer.
             stop: index after the last layer.
             file: the part's open file, where the caller keeps one; opened for this read if None.
+            low: index of the first step (or bin) wanted.
+            high: index after the last one; None for all that follow.
 
         Returns:
-            Arrays [stop - start, steps].
+            Arrays [stop - start, high - low].
 
         Raises:
             DamagedPartError: where it cannot be read.
             VanishedPartError: where it is no longer there.
         """
         steps, group = self.steps, self.group  # parses the footer, so that columns are known
+        high = steps if high is None else high
         wanted = [name for name in dict.fromkeys(columns) if name in self._columns]
         if not wanted or stop <= start:
             return {}
-        first, last = start // group, (stop - 1) // group
-        table = self._table(range(first, last + 1), wanted, file)
-        layers = min((last + 1) * group, self.spec.width) - first * group
-        if table.num_rows != layers * steps:
-            raise DamagedPartError(self.part, "a row group has a wrong number of rows")
-        inside = slice(start - first * group, stop - first * group)
-        return {name: self._numbers(table, name).reshape(layers, steps)[inside] for name in wanted}
+        first, end = start // group, -(-stop // group)
+        few = high - low < steps
+        size = max(1, _DECODED_VALUES // (group * steps * len(wanted))) if few else end - first
+        found: list[dict[str, Array]] = []
+        for at in range(first, end, size):
+            to = min(at + size, end)
+            table = self._table(range(at, to), wanted, file)
+            layers = min(to * group, self.spec.width) - at * group
+            if table.num_rows != layers * steps:
+                raise DamagedPartError(self.part, "a row group has a wrong number of rows")
+            inside = slice(max(start - at * group, 0), stop - at * group)
+            grids = {name: self._numbers(table, name).reshape(layers, steps) for name in wanted}
+            found.append({name: grid[inside, low:high] for name, grid in grids.items()})
+            if few:  # a copy, which lets go of the rest
+                found[-1] = {name: grid.copy() for name, grid in found[-1].items()}
+        if len(found) == 1:
+            return found[0]
+        return {name: np.concatenate([part[name] for part in found]) for name in wanted}
 
     def _numbers(self, table: pa.Table, name: str) -> Array:
         try:

@@ -9,12 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradwise.errors import UserError
-from gradwise.watch.store.downsample import Downsampled, collect, downsampled
-from gradwise.watch.store.folder import Folder, Tables
-from gradwise.watch.store.grid import Grid
-from gradwise.watch.store.pieces import pieces_between, read_pieces
-from gradwise.watch.store.pyramid import Bins, stacked
-from gradwise.watch.store.reading import PartReader
+from gradwise.watch.block import Block
+from gradwise.watch.store.downsample import Downsampled, downsampled
+from gradwise.watch.store.folder import Folder
+from gradwise.watch.store.pyramid import stacked
+from gradwise.watch.store.queries import read_bins, read_block, read_grid, step_columns
 from gradwise.watch.store.tables import long_table, wide_table
 
 __all__ = ["Run", "load"]
@@ -111,12 +110,7 @@ class Run:
     @property
     def step_metrics(self) -> tuple[str, ...]:
         """What is recorded once a step: the columns of `steps`, those that came later included."""
-
-        def columns(tables: Tables) -> tuple[str, ...]:
-            found = [name for reader in tables.records["steps"] for name in reader.columns]
-            return tuple(dict.fromkeys([*self._folder.info.step_metrics, *found]))
-
-        return self._folder.read(columns)
+        return self._folder.read(lambda tables: step_columns(self._folder, tables))
 
     @property
     def last_step(self) -> int | None:
@@ -152,7 +146,7 @@ class Run:
 
         Read from the files at each access.
         """
-        return wide_table(self._read("steps", self.step_metrics))
+        return wide_table(read_grid(self._folder, "steps", self.step_metrics))
 
     @property
     def layers(self) -> pa.Table:
@@ -161,7 +155,7 @@ class Run:
         The columns are `step`, `layer` (dictionary of strings) and the layer metrics (float32).
         Read from the files at each access; for long runs ask for one `layer` or `metric`.
         """
-        return long_table(self._read("layers", self.layer_metrics), self.layer_names)
+        return long_table(read_grid(self._folder, "layers", self.layer_metrics), self.layer_names)
 
     @property
     def histograms(self) -> pa.Table:
@@ -170,7 +164,7 @@ class Run:
         Ordered like `layers`; without bins where the run has no histograms.
         """
         bins = self._folder.info.histogram_bins
-        return long_table(self._read("histograms", bins), self.layer_names)
+        return long_table(read_grid(self._folder, "histograms", bins), self.layer_names)
 
     def histogram(self, layer: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The histograms of one layer.
@@ -185,7 +179,7 @@ class Run:
             UserError: where the run has no such layer.
         """
         bins = self._folder.info.histogram_bins
-        grid = self._read("histograms", bins, only=self._index(layer))
+        grid = read_grid(self._folder, "histograms", bins, only=self._index(layer))
         counts = [grid.values[name][0] for name in bins]
         shape = (grid.steps, len(bins))
         return grid.keys["step"], np.array(counts, np.int64).T.reshape(shape)
@@ -200,11 +194,8 @@ class Run:
         Raises:
             UserError: where the run has no such layer or metric.
         """
-        wanted = self.layer_metrics if metrics is None else tuple(dict.fromkeys(metrics))
-        for metric in wanted:
-            self._check_metric(metric)
-        index = self._index(name)
-        return wide_table(self._read("layers", wanted, only=index))
+        wanted = self._metrics(metrics)
+        return wide_table(read_grid(self._folder, "layers", wanted, only=self._index(name)))
 
     def metric(
         self, name: str, *, first: int | None = None, last: int | None = None
@@ -223,8 +214,56 @@ class Run:
             UserError: where the run has no such metric.
         """
         self._check_metric(name)
-        grid = self._read("layers", (name,), first, last)
+        grid = read_grid(self._folder, "layers", (name,), first, last)
         return grid.keys["step"], grid.values[name].T
+
+    def window(
+        self,
+        first: int | None = None,
+        last: int | None = None,
+        *,
+        metrics: Sequence[str] | None = None,
+    ) -> Block:
+        """All there is on some steps: layer metrics and step metrics, as a recorder hands them on.
+
+        Args:
+            first: the first step wanted; None for the run's first.
+            last: the last step wanted, itself included; None for the run's last.
+            metrics: which layer metrics; None for all.
+
+        Returns:
+            The records from `first` to `last` which are in every table.
+
+        Raises:
+            UserError: where the run has no such metric.
+        """
+        return read_block(self._folder, self._metrics(metrics), first, last)
+
+    def latest(self, records: int = 1, *, metrics: Sequence[str] | None = None) -> Block:
+        """The newest records, also those that the last `refresh` brought; for a live view.
+
+        What it costs follows from how many records are wanted, not from how long the run is.
+
+        Args:
+            records: how many; all there are where the run is shorter.
+            metrics: which layer metrics; None for all.
+
+        Raises:
+            UserError: where the run has no such metric, or `records` is below 1.
+
+        Examples:
+            >>> import tempfile
+            >>> from gradwise.watch.store import RunWriter
+            >>> out = tempfile.mkdtemp()
+            >>> with RunWriter(out, ["conv", "head"], layer_metrics=["norm"]) as writer:
+            ...     writer.append(np.arange(9), {"norm": np.ones((9, 2))}, {"loss": np.arange(9.0)})
+            >>> block = Run(out).latest(3)
+            >>> block.steps, block.layers["norm"].shape, block.scalars["loss"]
+            (array([6, 7, 8]), (3, 2), array([6., 7., 8.]))
+        """
+        if records < 1:
+            raise UserError(f"expected records >= 1, got records={records}")
+        return read_block(self._folder, self._metrics(metrics), newest=records)
 
     def downsampled(self, metric: str, points: int = 500) -> Downsampled:
         """One metric of all layers in at most so many bins, from the pyramid where it is long.
@@ -237,7 +276,8 @@ class Run:
             UserError: where the run has no such metric, or `points` is below 1.
         """
         self._check_metric(metric)
-        first, last, bins = self._collect("layers", (metric,), points)
+        _check_points(points)
+        first, last, bins = read_bins(self._folder, "layers", (metric,), points)
         return downsampled(self.layer_names, first, last, bins[metric])
 
     def downsampled_steps(self, points: int = 500) -> Downsampled:
@@ -249,10 +289,17 @@ class Run:
         Raises:
             UserError: where `points` is below 1.
         """
-        names = self.step_metrics
-        first, last, bins = self._collect("steps", names, points)
+        _check_points(points)
+        first, last, found = read_bins(self._folder, "steps", None, points)
+        bins = stacked(list(found.values()), len(first))
+        return downsampled(tuple(found), first, last, bins)
 
-        return downsampled(names, first, last, stacked([bins[name] for name in names], len(first)))
+    def _metrics(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """Layer metrics that the run has; all of them for None."""
+        wanted = self.layer_metrics if names is None else tuple(dict.fromkeys(names))
+        for name in wanted:
+            self._check_metric(name)
+        return wanted
 
     def _index(self, layer: str) -> int:
         if layer not in self.layer_names:
@@ -267,38 +314,7 @@ class Run:
                 f"expected a layer metric among {list(self.layer_metrics)}, got {name!r}"
             )
 
-    def _read(
-        self,
-        table: str,
-        columns: Sequence[str],
-        first: int | None = None,
-        last: int | None = None,
-        only: int | None = None,
-    ) -> Grid:
-        """Columns of a table over some steps, of all layers or of only one."""
-        spec = self._folder.info.tables.get(table)
-        end = self._folder.end if last is None else min(last, self._folder.end)
-        if spec is None:  # a run without layers, or without histograms
-            return Grid({"step": np.empty(0, np.int64)}, {n: np.empty((0, 0)) for n in columns})
-        start, stop = (0, spec.width) if only is None else (only, only + 1)
 
-        def read(tables: Tables) -> Grid:
-            pieces = pieces_between(tables.records[table], first or 0, end)
-            return read_pieces(pieces, spec, columns, start, stop)
-
-        return self._folder.read(read)
-
-    def _collect(
-        self, table: str, metrics: Sequence[str], points: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, Bins]]:
-        if points < 1:
-            raise UserError(f"expected points >= 1, got points={points}")
-        spec = self._folder.info.tables[table]
-
-        def read(
-            tables: Tables,
-        ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, Bins]]:
-            records: list[PartReader] = tables.records[table]
-            return collect(records, tables.levels[table], spec, metrics, points, self._folder.end)
-
-        return self._folder.read(read)
+def _check_points(points: int) -> None:
+    if points < 1:
+        raise UserError(f"expected points >= 1, got points={points}")

@@ -223,7 +223,7 @@ def read_run_file(root: Path) -> RunFile:
     if version > VERSION:
         raise UserError(
             f"{root} was written by a newer gradwise: expected format version <= {VERSION}, "
-            f"got {version}"
+            f"got {version}; update gradwise to read it"
         )
     return _parse(path, content)
 

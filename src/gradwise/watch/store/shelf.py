@@ -24,6 +24,10 @@ class Shelf:
         root: the run folder.
         spec: the table.
 
+    Attributes:
+        parts: the parts that count, in step order.
+        holes: whether records are missing since a part could not be read or was deleted.
+
     Raises:
         OSError: where the folder cannot be read.
     """
@@ -32,12 +36,23 @@ class Shelf:
         self.root = root
         self.spec = spec
         self.folder = root / spec.folder
+        self.parts: list[Part] = []
+        self.holes = False
         self._steps: dict[Part, int] = {}
         self._asked: tuple[Part | None, int, int] = (None, -1, 0)
+        self._looked_up: PartReader | None = None
         if self.folder.is_dir():
             for path in list(self.folder.iterdir()):
                 if is_draft(path.name):
                     remove(path)
+        self.reload()
+
+    def reload(self) -> None:
+        """See what is in the folder, and tidy it.
+
+        Raises:
+            OSError: where the folder cannot be read.
+        """
         self.parts, replaced, damaged = resolve(list_parts(self.folder), has_tail)
         for part in replaced:
             remove(part.path)
@@ -61,6 +76,24 @@ class Shelf:
         if part not in self._steps:
             self._steps[part] = PartReader(part, self.spec).steps
         return self._steps[part]
+
+    def holds(self, step: int) -> bool | None:
+        """Whether a step is on the shelf; None where the part that would hold it cannot be read.
+
+        Args:
+            step: the step.
+        """
+        for part in self.parts:
+            if part.first <= step <= part.last:
+                try:
+                    if self.steps(part) == part.last - part.first + 1:
+                        return True
+                    if self._looked_up is None or self._looked_up.part != part:
+                        self._looked_up = PartReader(part, self.spec)
+                    return bool(np.isin(step, self._looked_up.keys[self.spec.keys[0]]))
+                except (DamagedPartError, VanishedPartError):
+                    return None
+        return False
 
     def behind(self, step: int) -> int:
         """Number of steps (or bins) that lie behind a step; damaged parts are put aside.
@@ -99,10 +132,12 @@ class Shelf:
             steps: number of steps (or bins) in it.
         """
         spanned = [old for old in self.parts if part.first <= old.first and old.last <= part.last]
-        self._steps[part] = steps
         self.parts = sorted(
             [*(old for old in self.parts if old not in spanned), part], key=lambda one: one.first
         )
+        for old in spanned:
+            self._steps.pop(old, None)
+        self._steps[part] = steps
         # The new part may have taken the very name of an old one.
         self.drop((old for old in spanned if old.path != part.path), listed=False)
 
@@ -139,6 +174,7 @@ class Shelf:
         if isinstance(damage, VanishedPartError):
             # Deleted by somebody, or only touched: then it is as good as it was.
             again = [part for part in list_parts(self.folder) if part.path == damage.part.path]
+            self.holes = self.holes or not again
             self.parts = [
                 one for old in self.parts for one in (again if old == damage.part else [old])
             ]
@@ -154,6 +190,7 @@ class Shelf:
             part: the part.
         """
         self.parts = [one for one in self.parts if one != part]
+        self.holes = True
         # If it has to stay, every reader finds out by itself.
         with contextlib.suppress(OSError):
             part.path.replace(part.path.with_name(f"_{part.name}.damaged"))

@@ -19,6 +19,8 @@ _UNITS = {
     "lr": "weight per unit of update",
     "loss": "loss",
     "noise_scale": "samples",
+    "skipped": "steps",
+    "backwards": "backward passes",
     "time": "s since 1970-01-01 UTC",
 }
 
@@ -30,7 +32,7 @@ def unit_of(metric: str) -> str:
 
     "gradient" is the unit of the loss divided by that of the weights. `grad_` and `applied_`
     (before and after the transforms) leave the unit what it is, and so does a group's name after
-    a slash.
+    a slash. What a transform reports of itself (`transform/...`) has a unit that only it knows.
 
     Args:
         metric: the column's name.
@@ -38,6 +40,8 @@ def unit_of(metric: str) -> str:
     Examples:
         >>> unit_of("grad_norm"), unit_of("lr/head"), unit_of("my_score")
         ('gradient', 'weight per unit of update', '')
+        >>> unit_of("grad_var"), unit_of("applied_max_abs"), unit_of("transform/threshold")
+        ('gradient^2', 'gradient', '')
     """
     name = metric.split("/", 1)[0]
     for prefix in _PREFIXES:

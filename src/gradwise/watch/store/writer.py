@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from gradwise.errors import UserError
 from gradwise.watch.store.files import WriteError
+from gradwise.watch.store.flusher import Flusher
 from gradwise.watch.store.housekeeping import Housekeeper
 from gradwise.watch.store.opening import claim, continued, cut_back
 from gradwise.watch.store.outbox import Outbox
@@ -25,17 +25,6 @@ from gradwise.watch.store.runfile import (
 
 __all__ = ["RunWriter"]
 
-# Records are written at the latest when they take this much memory...
-_FLUSH_BYTES = 8 * 2**20
-# ...and while the disk refuses them, the oldest are given up beyond this much.
-_WAITING_BYTES = 64 * 2**20
-
-_WORK_SHARE = 0.25  # of the time between flushes, at most, goes into merging...
-_WORK_LEAST = 0.1  # ...as if that time were no less than this many seconds...
-_MANY_PARTS = 64  # ...and more, where merging has fallen behind by this many parts or more
-_REST_SECONDS = 10.0  # after a merge that failed
-_CLOSE_SECONDS = 5.0  # what closing may spend on merges that are under way
-
 
 class RunWriter:
     """Records a run into a folder of Parquet files.
@@ -48,6 +37,7 @@ class RunWriter:
 
     A disk that refuses never makes `append` fail: it is counted in `errors`, the records wait in
     memory (up to 64 MiB; what had to be given up is counted in `lost_steps`) and are tried again.
+    `amend` completes records that have been taken in, also those that are on the disk.
 
     Args:
         out: the run folder; made if it does not exist.
@@ -61,15 +51,13 @@ class RunWriter:
         units: the units of metrics that gradwise does not know, for `run.json`.
         keep_steps: drop the layers' records once they are about this many steps old and the
             pyramid has them; None keeps all. The steps table is always kept whole.
-        flush_every: seconds after which records that wait are written by the next `append`.
+        flush_every: seconds after which records that wait are written by the next `append` or
+            `flush_if_due`.
         histogram_edges: the edges between the bins of `append_histograms`; empty for a run
             without histograms. Continuing a run keeps those it has.
 
     Attributes:
         path: the run folder.
-        errors: how many times something could not be written.
-        last_error: the last of these errors.
-        lost_steps: records given up for good because they could not be written.
 
     Raises:
         UserError: where the folder is not new and `resume_from` is None, is no run or one with
@@ -116,18 +104,11 @@ class RunWriter:
             units=dict(units or {}),
             meta=check_meta(meta or {}),
         )
-        self.errors = 0
-        self.last_error: OSError | None = None
-        self.lost_steps = 0
-        self._flush_every = flush_every
         self._thread_lock = threading.RLock()
-        self._due = math.inf
-        self._refused = False
-        self._rest_until = -math.inf
         self._closed = False
         self._lock = claim(self.path, resume=resume_from is not None)
         try:
-            self._begin(resume_from, keep_steps)
+            self._begin(resume_from, keep_steps, flush_every)
         except OSError as error:
             self._lock.release()
             raise UserError(
@@ -137,14 +118,34 @@ class RunWriter:
             self._lock.release()
             raise
 
-    def _begin(self, resume_from: int | None, keep_steps: int | None) -> None:
+    def _begin(self, resume_from: int | None, keep_steps: int | None, every: float) -> None:
         if resume_from is not None:
             continued(self.path, self._info, resume_from)
-        info = self._info
-        self._tables = cut_back(self.path, info.tables, resume_from or 0)
-        info.write(self.path)
-        self._outbox = Outbox(self.path, info, self._tables)
-        self._keeper = Housekeeper(self.path, self._tables, keep_steps)
+        tables = cut_back(self.path, self._info.tables, resume_from or 0)
+        self._info.write(self.path)
+        self._outbox = Outbox(self.path, self._info, tables)
+        self._keeper = Housekeeper(self.path, tables, keep_steps)
+        self._flusher = Flusher(self.path, tables, self._outbox, self._keeper, every)
+
+    @property
+    def errors(self) -> int:
+        """How many times something could not be written."""
+        return self._flusher.errors
+
+    @property
+    def last_error(self) -> OSError | None:
+        """The last of these errors."""
+        return self._flusher.last_error
+
+    @property
+    def lost_steps(self) -> int:
+        """Number of records given up for good because they could not be written."""
+        return self._flusher.lost_steps
+
+    @property
+    def lost_amendments(self) -> int:
+        """Number of steps whose amendment could not be written, or had no record left."""
+        return self._flusher.lost_amendments
 
     @property
     def last_step(self) -> int | None:
@@ -155,6 +156,11 @@ class RunWriter:
     def steps_waiting(self) -> int:
         """Number of records taken in that are not on the disk yet."""
         return self._outbox.steps_waiting
+
+    @property
+    def amendments_waiting(self) -> int:
+        """Number of records on the disk that are not yet what `amend` has made of them."""
+        return len(self._outbox.amendments)
 
     def append(
         self,
@@ -178,7 +184,7 @@ class RunWriter:
         with self._thread_lock:
             self._check_open()
             self._outbox.take(steps, layers, scalars)
-            self._write_if_due()
+            self._flusher.if_due()
 
     def append_histograms(self, steps: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
         """Take in histograms of K sampled steps, which need not be those of any `append`.
@@ -197,7 +203,58 @@ class RunWriter:
         with self._thread_lock:
             self._check_open()
             self._outbox.take_histograms(steps, counts)
-            self._write_if_due()
+            self._flusher.if_due()
+
+    def amend(self, steps: npt.NDArray[Any], scalars: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Complete K records by scalars that became known after they were taken in.
+
+        Records that wait in memory are simply completed. Those on the disk are completed at the
+        next timed write, or at a later one where many of them would take too much of the time:
+        their part of the `steps` table is written anew, in one stroke for whoever reads, and the
+        pyramid of the steps is built anew from there on. So amending what is seconds or minutes
+        old costs little, and amending the beginning of a long run some seconds of merging.
+
+        Args:
+            steps: [K] step numbers, strictly ascending, each of a record taken in before.
+            scalars: step metric -> [K], which replaces what is there; NaN leaves it. New names
+                may come this way, too.
+
+        Raises:
+            UserError: where shapes or names do not fit, or a step has no record; nothing has then
+                been changed.
+            ValueError: where the writer is closed.
+
+        Examples:
+            >>> import tempfile, numpy as np
+            >>> from gradwise.watch.store import load
+            >>> out = tempfile.mkdtemp()
+            >>> with RunWriter(out, [], layer_metrics=[]) as writer:
+            ...     writer.append(np.arange(2), {}, {"loss": np.array([2.0, 1.0])})
+            ...     writer.flush()
+            ...     writer.amend(np.array([1]), {"accuracy": np.array([0.5])})
+            >>> load(out).steps.to_pydict()
+            {'step': [0, 1], 'loss': [2.0, 1.0], 'accuracy': [nan, 0.5]}
+        """
+        with self._thread_lock:
+            self._check_open()
+            lost = self._outbox.amend(steps, scalars, gaps=self.lost_steps > 0)
+            self._flusher.lost_amendments += lost
+            self._flusher.if_due()
+
+    def flush_if_due(self) -> None:
+        """Write what has waited for `flush_every`, and merge a bit where nothing waits.
+
+        For a thread that has nothing to append: called now and then, it makes sure that what has
+        been taken in is on the disk after `flush_every`, whatever the training does. It costs
+        next to nothing where nothing is due. What the disk refuses is counted in `errors`.
+
+        Raises:
+            ValueError: where the writer is closed.
+        """
+        with self._thread_lock:
+            self._check_open()
+            self._flusher.if_due()
+            self._flusher.if_idle()
 
     def flush(self) -> None:
         """Put everything taken in so far on the disk, synced and readable by others.
@@ -210,7 +267,7 @@ class RunWriter:
         """
         with self._thread_lock:
             self._check_open()
-            error = self._write()
+            error = self._flusher.write()
             if error is not None:
                 raise error
 
@@ -228,12 +285,16 @@ class RunWriter:
                 self._closed = True
                 return
             try:
-                error = self._write(work=False)
+                error = self._flusher.write(work=False)
                 if error is not None:
-                    self.lost_steps += self.steps_waiting
-                    self._outbox.forget()
+                    self._flusher.give_up()
                     raise error
-                self._finish()
+                self._flusher.finish()
+                self._info.closed = now()
+                try:
+                    self._info.write(self.path)
+                except OSError as refusal:  # only the note that all is well is missing
+                    self._flusher.note(refusal)
             finally:
                 self._closed = True
                 self._keeper.abandon()
@@ -244,58 +305,6 @@ class RunWriter:
             raise ValueError(f"the writer of {self.path} is closed")
         if not self._lock.held:
             raise ValueError(f"the writer of {self.path} belongs to the process that opened it")
-
-    def _write_if_due(self) -> None:
-        waiting = self._outbox.nbytes
-        if not waiting:
-            return
-        time_now = time.monotonic()
-        self._due = min(self._due, time_now + self._flush_every)
-        if self._due <= time_now or (waiting >= _FLUSH_BYTES and not self._refused):
-            self._write()
-        self.lost_steps += self._outbox.shrink(_WAITING_BYTES)
-
-    def _note(self, error: OSError) -> None:
-        self.errors += 1
-        self.last_error = error
-
-    def _write(self, *, work: bool = True) -> WriteError | None:
-        """Write what waits, then merge a bit; returns what went wrong with the records."""
-        try:
-            self._outbox.write()
-        except OSError as error:
-            self._note(error)
-            self._refused = True
-            self._due = time.monotonic() + self._flush_every
-            told = WriteError(
-                error.errno, f"cannot write records: {error.strerror or error}", str(self.path)
-            )
-            told.steps_waiting = self.steps_waiting
-            told.__cause__ = error
-            return told
-        self._due, self._refused = math.inf, False
-        if work and time.monotonic() >= self._rest_until:
-            self._work()
-        return None
-
-    def _work(self) -> None:
-        """Merge for a share of the time between flushes; what fails there costs no record."""
-        parts = max(len(shelf.parts) for shelf in self._tables.values())
-        seconds = max(self._flush_every, _WORK_LEAST) * _WORK_SHARE * max(1.0, parts / _MANY_PARTS)
-        try:
-            self._keeper.work(seconds)
-            self._keeper.retire(self._outbox.last)
-        except OSError as error:
-            self._note(error)
-            self._rest_until = time.monotonic() + _REST_SECONDS
-
-    def _finish(self) -> None:
-        try:
-            self._keeper.finish(_CLOSE_SECONDS)
-            self._info.closed = now()
-            self._info.write(self.path)
-        except OSError as error:  # the records are safe; only tidiness is lost
-            self._note(error)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,1 @@
+"""Watching somebody's unchanged script: from the command line into its optimizers."""

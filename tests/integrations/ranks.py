@@ -1,0 +1,134 @@
+"""A script: two processes train together under Accelerate and under Lightning.
+
+    python ranks.py FOLDER
+
+writes into the folder what each process found. The processes are forks of one that has imported
+everything and trained nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+STEPS = 4
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def batches(rank: int) -> list[tuple[Tensor, Tensor]]:
+    """The micro-batches of one process, two a step."""
+    made = torch.Generator().manual_seed(rank)
+    return [
+        (torch.randn(4, 6, generator=made), torch.randint(3, (4,), generator=made))
+        for _ in range(2 * STEPS)
+    ]
+
+
+def loss_of(model: nn.Module, batch: Any) -> Tensor:
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+def report(folder: Path, name: str, rank: int, watch: Any, model: nn.Module) -> None:
+    found = {
+        "path": None if watch.path is None else str(watch.path),
+        "step": watch.step,
+        "params": [p.detach() for p in model.parameters()],
+    }
+    torch.save(found, folder / f"{name}-{rank}.pt")
+
+
+def under_accelerate(folder: Path) -> None:
+    from accelerate import Accelerator
+
+    from gradwise.integrations.accelerate import watch
+    from gradwise.transforms import Autoscale
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    assert isinstance(model, nn.parallel.DistributedDataParallel)
+    out = folder / "accelerate"
+    made = watch(accelerator, optimizer, model, out, transforms=[Autoscale()], noise_every=1)
+    for batch in batches(accelerator.process_index):
+        with accelerator.accumulate(model):
+            loss = loss_of(model, batch)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+        accelerator.log({"loss": loss.detach()})
+    report(folder, "accelerate", accelerator.process_index, made, model)
+    accelerator.end_training()
+
+
+def under_lightning(folder: Path) -> None:
+    import lightning.pytorch as pl
+
+    from gradwise.integrations.lightning import WatchCallback
+    from gradwise.transforms import Autoscale
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(batches(self.global_rank), batch_size=None)  # type: ignore[arg-type]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = loss_of(self.net, batch)
+            self.log("loss", loss, batch_size=4)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.5)
+
+        def on_train_end(self) -> None:
+            report(folder, "lightning", self.global_rank, callback.watches[0], self)
+
+    callback = WatchCallback(transforms=[Autoscale()], noise_every=1)
+    pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        accumulate_grad_batches=2,
+        gradient_clip_val=0.5,
+        use_distributed_sampler=False,
+        default_root_dir=folder / "lightning",
+    ).fit(Module())
+    assert callback.watches == ()  # they were the other processes'
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of three libraries; the tests see those of one process
+    from accelerate.launchers import debug_launcher
+
+    debug_launcher(under_accelerate, (folder,), num_processes=2)
+    under_lightning(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Two processes that train together: one records, and what it records is of both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradwise as gw
+from gradwise.transforms import Autoscale
+from integrations.hosted import Spy, column, norm_of, noted, plain_training
+from integrations.ranks import STEPS, batches, loss_of, network
+
+for library in ("accelerate", "lightning"):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+if not torch.distributed.is_available() or sys.platform == "win32":
+    pytest.skip("this torch has no gloo to fork", allow_module_level=True)
+
+NAMES = ("accelerate", "lightning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).with_name("ranks.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[Spy, Any]:
+    """One process that has the micro-batches of both, and clips and scales as they do."""
+    model = network()
+    optimizer = Spy(model.parameters(), 0.5)
+    gw.attach(optimizer, Autoscale())
+    ours, theirs = batches(0), batches(1)
+    steps = [[*ours[2 * k : 2 * k + 2], *theirs[2 * k : 2 * k + 2]] for k in range(STEPS)]
+    read = plain_training(model, optimizer, steps, loss_of, clip=0.5)
+    return optimizer, read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rank_zero_records(folder: Path, name: str) -> None:
+    first, second = (torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1))
+    assert first["step"] == STEPS - 1
+    assert Path(first["path"]).is_relative_to(folder / name)
+    assert second["path"] is None
+    runs = list((folder / name).rglob("run.json"))
+    assert [path.parent for path in runs] == [Path(first["path"])]
+    assert gw.watch.load(first["path"]).closed
+    for ours, theirs in zip(first["params"], second["params"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_values_are_of_all_processes(folder: Path, name: str, expected: Any) -> None:
+    spy, read = expected
+    found = torch.load(folder / f"{name}-0.pt")
+    run = gw.watch.load(found["path"])
+    np.testing.assert_allclose(column(run, "grad_norm"), [norm_of(s) for s in read], rtol=1e-4)
+    np.testing.assert_allclose(
+        column(run, "applied_norm"), [norm_of(s) for s in spy.used], rtol=1e-4
+    )
+    wanted = [p for group in spy.param_groups for p in group["params"]]
+    for ours, theirs in zip(found["params"], wanted, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-6)
+    assert column(run, "backwards") == [2] * STEPS
+    assert sorted(noted(run, "loss")) == list(range(STEPS))

@@ -1,0 +1,274 @@
+"""The Transformers callback, against gradients caught by other means."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradwise as gw
+from gradwise.errors import UserError
+from gradwise.transforms import Autoscale, ClipNorm
+
+pytest.importorskip("transformers", reason="Transformers is not installed")
+pytest.importorskip("accelerate", reason="Accelerate is not installed")
+
+from gradwise.integrations.transformers import WatchCallback
+from integrations.hf_models import (
+    TrainerCallback,
+    language_model,
+    loss_of,
+    sentences,
+    trainer,
+)
+from integrations.hosted import (
+    Spy,
+    check_gradients,
+    column,
+    norm_of,
+    note_readings,
+    noted,
+    plain_training,
+    same,
+    values,
+)
+
+
+class Readings(TrainerCallback):  # type: ignore[misc]
+    """Comes after the callback under test and notes when gradwise reads gradients."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_train_begin(self, *args: Any, optimizer: Any, **others: Any) -> None:
+        note_readings(optimizer, self.events)
+
+
+@pytest.mark.parametrize("bound", [0.01, 0])
+def test_the_order_of_events(tmp_path: Path, bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = Readings()
+    made = trainer(
+        tmp_path,
+        WatchCallback(),
+        readings,
+        gradient_accumulation_steps=2,
+        max_grad_norm=bound,
+        max_steps=2,
+    )
+    events = readings.events = made.events
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def noted_clip(params: Any, max_norm: float, **options: Any) -> Any:
+        events.append(f"clip to {float(max_norm)}")
+        return clip(params, max_norm, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted_clip)
+    made.train()
+    update = ["backward", "backward", f"clip to {bound or np.inf}"]
+    after = ["read", "update"]
+    assert events == [
+        *[*update, "on_pre_optimizer_step 0", *after, "on_log 1"],
+        *[*update, "on_pre_optimizer_step 1", *after, "on_log 2"],
+        "on_log 2",
+    ]
+
+
+def plain_batches(steps: int, micro: int) -> list[list[Any]]:
+    data = sentences(2 * micro * steps)
+    pairs = [
+        {key: torch.stack([one[key], other[key]]) for key in one}
+        for one, other in zip(data[::2], data[1::2], strict=True)
+    ]
+    return [pairs[at : at + micro] for at in range(0, len(pairs), micro)]
+
+
+@pytest.mark.parametrize("bound", [0.1, 0])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_the_statistics(tmp_path: Path, bound: float, micro: int) -> None:
+    callback = WatchCallback()
+    made = trainer(
+        tmp_path,
+        callback,
+        max_steps=4,
+        gradient_accumulation_steps=micro,
+        max_grad_norm=bound,
+        data=8 * micro,
+    )
+    made.train()
+    names = [name for name, _ in made.model.named_parameters()]
+    check_gradients(tmp_path / "gradwise", names, made.spy.used)
+    run = gw.watch.load(tmp_path / "gradwise")
+    assert run.closed
+    assert run.meta["model"] == "GPT2LMHeadModel"
+    assert made.state.global_step == 4 == callback.watch.step + 1  # type: ignore[union-attr]
+    assert column(run, "backwards") == [micro] * 4
+    twin = language_model()
+    optimizer = torch.optim.SGD(twin.parameters(), 0.5)
+    plain = plain_training(twin, optimizer, plain_batches(4, micro), loss_of, bound or None)
+    for ours, theirs in zip(made.spy.used, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+    # The Trainer's own number is from before the clipping.
+    before, after = column(run, "trainer/grad_norm"), column(run, "grad_norm")
+    if bound:
+        assert max(after) <= bound * 1.0001 < min(before)
+    else:
+        np.testing.assert_allclose(before, after, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [1.0, 0])
+def test_an_infinite_gradient(tmp_path: Path, bound: float) -> None:
+    """The Trainer clips even where it is told not to, which spreads what is not finite."""
+    made = trainer(tmp_path, WatchCallback(), max_steps=1, max_grad_norm=bound)
+    bias = made.model.transformer.ln_f.bias
+    bias.register_hook(lambda grad: torch.full_like(grad, torch.inf))
+    made.train()
+    layers = gw.watch.load(tmp_path / "gradwise").layers.to_pandas().set_index("layer")
+    spoilt = set(layers.index[layers["nonfinite"] > 0])
+    assert spoilt == ({"transformer.ln_f.bias"} if bound else set(layers.index))
+
+
+def test_transforms_without_a_watch(tmp_path: Path) -> None:
+    callback = WatchCallback(None, transforms=[Autoscale(), ClipNorm(0.05)])
+    made = trainer(tmp_path, callback, max_steps=4, max_grad_norm=0, data=8)
+    made.train()
+    assert callback.watch is None
+    assert list(tmp_path.iterdir()) == []
+    twin = language_model()
+    optimizer = Spy(twin.parameters(), 0.5)
+    gw.attach(optimizer, Autoscale(), ClipNorm(0.05))
+    plain_training(twin, optimizer, plain_batches(4, 1), loss_of)
+    for ours, theirs in zip(values(made.model), values(twin), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    np.testing.assert_allclose([norm_of(s) for s in made.spy.used], 0.05, rtol=1e-4)
+
+
+def test_what_the_trainer_logs(tmp_path: Path) -> None:
+    made = trainer(
+        tmp_path,
+        WatchCallback(tmp_path / "run"),
+        logging_steps=2,
+        eval_strategy="steps",
+        eval_steps=3,
+        max_steps=6,
+    )
+    made.train()
+    made.evaluate()  # after the end, and not for the run
+    run = gw.watch.load(tmp_path / "run")
+    history = made.state.log_history[:-1]
+    for name in ("loss", "learning_rate", "eval_loss", "train_loss"):
+        wanted = {log["step"] - 1: log[name] for log in history if name in log}
+        assert noted(run, name) == pytest.approx(wanted), name
+    assert set(noted(run, "loss")) == {1, 3, 5}
+    assert set(noted(run, "eval_loss")) == {2, 5}
+
+
+def resumable(folder: Path, callback: Any, **options: Any) -> Any:
+    model = language_model()
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    defaults: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    return trainer(folder, callback, optimizer=adam, model=model, **{**defaults, **options})
+
+
+def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    def callback() -> WatchCallback:
+        return WatchCallback(transforms=[Autoscale()])
+
+    whole = resumable(tmp_path / "whole", callback())
+    whole.train()
+    parts = tmp_path / "parts"
+    resumable(parts, callback(), max_steps=5).train()
+    kept = torch.load(parts / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    assert kept["param_groups"][0]["gradwise-watch:next"] == 4
+    # The fifth step's row is of a training that is no more.
+    resumed = resumable(parts, callback())
+    resumed.train(resume_from_checkpoint=str(parts / "checkpoint-4"))
+    assert same(values(whole.model), values(resumed.model))
+    run, expected = (gw.watch.load(at / "gradwise") for at in (parts, tmp_path / "whole"))
+    for name in ("grad_norm", "applied_norm", "alpha", "loss"):
+        assert column(run, name) == pytest.approx(column(expected, name), rel=1e-6), name
+    assert not (parts / "gradwise-2").exists()
+
+
+def test_resuming_without_the_optimizers_state(tmp_path: Path) -> None:
+    """Nothing says that the run is the same, so it is left alone; the steps are right."""
+    resumable(tmp_path, WatchCallback(), save_only_model=True, max_steps=4).train()
+    resumed = resumable(tmp_path, WatchCallback(), max_steps=6)
+    with pytest.warns(gw.watch.WatchWarning, match="gradwise-2, because"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert gw.watch.load(tmp_path / "gradwise").last_step == 3
+    assert gw.watch.load(tmp_path / "gradwise-2").steps["step"].to_pylist() == [4, 5]
+
+
+class Interrupting(TrainerCallback):  # type: ignore[misc]
+    at: int | None = 5
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if state.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_and_resumed_in_one_process(tmp_path: Path) -> None:
+    """As in a notebook: the same Trainer, optimizer and callback."""
+    whole = resumable(tmp_path / "whole", WatchCallback(transforms=[Autoscale()]))
+    whole.train()
+    callback = WatchCallback(transforms=[Autoscale()])
+    made, interrupting = resumable(tmp_path / "parts", callback), Interrupting()
+    made.add_callback(interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    interrupting.at = None
+    made.train(resume_from_checkpoint=True)
+    run, expected = (gw.watch.load(tmp_path / at / "gradwise") for at in ("parts", "whole"))
+    assert column(run, "grad_norm") == pytest.approx(column(expected, "grad_norm"), rel=1e-6)
+    assert same(values(made.model), values(whole.model))
+    assert not (tmp_path / "parts" / "gradwise-2").exists()
+
+
+def test_training_again_is_another_run(tmp_path: Path) -> None:
+    made = trainer(tmp_path, WatchCallback(transforms=[ClipNorm(0.01)]), max_steps=2)
+    made.train()
+    with pytest.warns(gw.watch.WatchWarning, match="gradwise-2, because"):
+        made.train()
+    for name in ("gradwise", "gradwise-2"):
+        run = gw.watch.load(tmp_path / name)
+        assert column(run, "applied_norm") == pytest.approx([0.01, 0.01], rel=1e-3)
+    attachment = gw.attach(made.optimizer)
+    assert len(attachment.readers) == len(attachment.observers) == 0
+
+
+def test_an_optimizer_that_comes_late(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=1)
+    callback = WatchCallback(tmp_path / "run")
+    args, state = made.args, made.state
+    callback.on_train_begin(args, state, None, optimizer=None, model=made.model)
+    assert callback.watch is None
+    for _ in range(2):
+        callback.on_step_begin(args, state, None, optimizer=made.spy, model=made.model)
+    watch = callback.watch
+    assert watch is not None
+    for param in made.model.parameters():
+        param.grad = torch.ones_like(param)
+    made.spy.step()
+    callback.on_train_end(args, state, None)
+    assert gw.watch.load(tmp_path / "run").last_step == 0
+
+
+def test_copies_have_the_settings_and_no_watch(tmp_path: Path) -> None:
+    callback = WatchCallback(tmp_path / "run", transforms=[ClipNorm(1.0)], every=2)
+    trainer(tmp_path, callback, max_steps=1).train()
+    assert callback.watch is not None
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert repr(twin) == repr(callback)
+        assert twin.watch is None
+
+
+def test_what_cannot_be_asked_for() -> None:
+    with pytest.raises(UserError, match=r"^expected options among every, per, .*, got 'evry'$"):
+        WatchCallback("runs/a", evry=2)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"^expected out, transforms, sinks, rules or on_alert"):
+        WatchCallback(None)
