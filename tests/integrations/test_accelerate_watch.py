@@ -94,6 +94,7 @@ def test_the_order_of_events(tmp_path: Path) -> None:
     step = ["backward", "backward", "clip", "read", "update"]
     assert events == [*step, *step]
     assert made.step == 1
+    accelerator.end_training()
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

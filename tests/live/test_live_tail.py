@@ -150,6 +150,21 @@ def test_a_run_that_goes_on_from_a_checkpoint(make, before):
     assert run.scalars == fresh.scalars
 
 
+def test_a_run_that_is_being_cut_back(make):
+    """Its newest records are gone, and nothing else tells yet that it goes on from before them."""
+    made = make()
+    for start in (0, 20, 40):
+        made.write(range(start, start + 20))
+    tail = Tail(made.folder)
+    tail.look(Wish(window=100))
+    for table in ("layers", "steps"):
+        max((made.folder / table).iterdir()).unlink()
+    run, fresh = tail.look(Wish(window=100)), Tail(made.folder).look(Wish(window=100))
+    assert run.step == 39
+    np.testing.assert_array_equal(run.history, fresh.history)
+    np.testing.assert_array_equal(run.layers["norm"], fresh.layers["norm"])
+
+
 def test_a_run_that_is_replaced_by_another(make, tmp_path):
     made = make().write(range(50))
     tail = Tail(made.folder)

@@ -53,7 +53,7 @@ def test_bins_are_few_begin_at_zero_and_are_narrow_at_places(
     assert len(found) <= points
     if count <= points:
         assert len(found) == count
-    elif places and 5 * REACH <= points // 2:
+    elif places and points // 2 >= 5 * REACH:
         at = int(np.searchsorted(steps, places[0][0]))
         around = [one for one in range(at - REACH, at + REACH) if 0 <= one < count]
         assert set(around) <= set(found)
@@ -74,7 +74,7 @@ def test_bins_keep_the_extremes_and_weigh_the_means() -> None:
     ("runs", "layers", "points"),
     [
         ([(1500, 9)], 12, 600), ([(100_000, 9)], 500, 384), ([(100_000, 9)] * 2, 500, 192),
-        ([(100_000, 9)], 1800, 96), ([(50, 9)], 5000, 600),
+        ([(100_000, 9)], 1800, 96), ([(50, 9)], 1000, 600),
     ],
 )  # fmt: skip
 def test_pictures_are_as_fine_as_there_is_room(
@@ -250,14 +250,15 @@ def test_notable_layers_and_their_reasons(tmp_path: Path) -> None:
     norm = np.ones((100, 20))
     norm[:, 3] = 100.0
     norm[:, 5] = np.linspace(1, 50, 100)
-    norm[:, 6] = np.linspace(50, 1, 100) ** 2
+    norm[:, 6] = np.linspace(50, 1, 100)
     norm[50:, 7] = 0
     norm[:, 8] = 0
     with RunWriter(tmp_path / "run", names, layer_metrics=["norm"]) as writer:
         writer.append(np.arange(100), {"norm": norm}, {})
     records = read_records([tmp_path / "run"])
     found = {one.layer: one.reasons for one in notable(records, read_layers(records))}
-    assert set(found) == {names[at] for at in (3, 5, 6, 7, 8)} - {"layer.3"} or "layer.3" in found
+    assert set(found) == {names[at] for at in (3, 5, 6, 7, 8)}
+    assert found["layer.3"] == ["85\u00a0% of the squared norm of all gradients"]
     assert found["layer.7"] == ["no gradient any more"]
     assert found["layer.8"] == ["no gradient at all"]
     assert found["layer.5"][0].startswith("norm grew ")

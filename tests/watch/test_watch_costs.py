@@ -9,7 +9,7 @@ from torch import nn
 import gradwise as gw
 from attach.counting import Calls
 from gradwise.watch import page as page_module
-from gradwise.watch import recorder as recorder_module
+from gradwise.watch import ledger as ledger_module
 from watch_helpers import learn, network, steps_of
 
 
@@ -52,14 +52,14 @@ def test_watching_a_transform_asks_only_for_the_copy_out(monkeypatch):
 
 
 def test_memory_is_bounded_when_nobody_takes_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder_module, "PAGES", 3)
+    monkeypatch.setattr(ledger_module, "PAGES", 3)
     model, optimizer = network()
     with gw.watch(optimizer, model, tmp_path / "a") as watch:
         learn(model, optimizer, 2, watch)
         recorder = watch._recorder
         with recorder._pump.turn:  # as if the disk did not answer
             learn(model, optimizer, 6 * page_module.ROWS, watch)
-            assert len(recorder._pages) <= 3
+            assert len(recorder._ledger._pages) <= 3
             assert recorder.lost_steps > 0
         learn(model, optimizer, 5, watch)
     steps = steps_of(tmp_path / "a")["step"]

@@ -240,11 +240,12 @@ def _is_screen() -> bool:
 def _print(folder: Path, state: Any, *, as_json: bool) -> int:
     from gradwise.cli.output import print_json
     from gradwise.live.follow import Seer
-    from gradwise.live.plain import as_text, as_values
+    from gradwise.live.plain import as_text, as_values, wish_for
     from gradwise.live.spark import signs_for
     from gradwise.live.state import sortable
 
-    look = Seer(folder).look(state.wish)
+    seer = Seer(folder)
+    look = seer.look(state.wish)
     if look.snapshot is None:
         raise UserError(f"nothing to show in {folder}: {look.waiting}")
     known = [name for name in sortable(look.snapshot) if name is not None]
@@ -257,5 +258,6 @@ def _print(folder: Path, state: Any, *, as_json: bool) -> int:
     terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = shutil.get_terminal_size().columns if terminal else _WIDTH
     signs = signs_for(getattr(sys.stdout, "encoding", None), os.environ.get("TERM"))
+    look = seer.look(wish_for(look.snapshot, state, width))
     click.echo(as_text(look, state, width, now, signs))
     return 0

@@ -20,6 +20,7 @@ from gradwise.integrations.hosting import (
     Request,
     WatchOptions,
     host,
+    refuse_shards,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -98,8 +99,8 @@ def watch(
         The `Watch`.
 
     Raises:
-        UserError: where an option is not known or out of its bounds, or neither `out` nor
-            `project_dir` says where to record.
+        UserError: where an option is not known or out of its bounds, neither `out` nor
+            `project_dir` says where to record, or parameters are sharded.
 
     Examples:
         >>> import tempfile, torch
@@ -119,6 +120,7 @@ def watch(
         (2, 'gradwise')
         >>> accelerator.end_training()
     """
+    refuse_shards(str(accelerator.distributed_type))
     if isinstance(out, Place):
         folder = accelerator.logging_dir or accelerator.project_dir
         if folder is None:

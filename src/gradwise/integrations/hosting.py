@@ -275,6 +275,19 @@ def scalars_of(metrics: Mapping[str, Any], host: str) -> dict[str, float | Tenso
     return found
 
 
+def refuse_shards(how: str) -> None:
+    """Refuse a training whose processes have parts of each parameter, by what the host calls it.
+
+    Raises:
+        UserError: where it is one.
+    """
+    if any(word in how.upper() for word in ("FSDP", "DEEPSPEED", "MEGATRON", "MODELPARALLEL")):
+        raise UserError(
+            f"expected parameters that are whole in each process, got {how}: sharded parameters "
+            "are not supported yet"
+        )
+
+
 def folder_of(optimizer: torch.optim.Optimizer | Wrapper, at: int) -> str:
     """The name of the run of one of several optimizers: `0-Adam`."""
     return f"{at}-{type(unwrapped(optimizer)).__name__}"

@@ -23,6 +23,7 @@ from gradwise.integrations.hosting import (
     WatchOptions,
     folder_of,
     host,
+    refuse_shards,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -69,7 +70,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     Raises:
         UserError: where an option is not known, or there is nothing to do; when training starts,
-            where several optimizers would share a sink.
+            where several optimizers would share a sink, or parameters are sharded.
 
     Examples:
         >>> import gradwise as gw
@@ -122,6 +123,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to every optimizer."""
+        refuse_shards(type(trainer.strategy).__name__)
         optimizers, request = trainer.optimizers, self._request
         if not request.watches:
             for optimizer in optimizers:
@@ -174,9 +176,10 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Write everything, with what was logged last."""
-        # The exception to see is the training's own, whatever state that has left things in.
+        # The exception to see is the training's own, whatever state that has left things in. And
+        # metrics of several processes might be waited for in vain.
         with contextlib.suppress(Exception):
-            self._log(trainer, self.watches)
+            self._log(trainer, self.watches if trainer.world_size == 1 else ())
         self._close()
 
     def _watch(

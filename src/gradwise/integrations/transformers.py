@@ -16,6 +16,7 @@ from gradwise.integrations.hosting import (
     Sinks,
     WatchOptions,
     host,
+    refuse_shards,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -51,7 +52,8 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         options: of `gradwise.watch`: `every`, `per`, `rules`, `histograms`, `meta` and so on.
 
     Raises:
-        UserError: where an option is not known, or there is nothing to do.
+        UserError: where an option is not known, or there is nothing to do; when training begins,
+            where parameters are sharded.
 
     Examples:
         >>> import gradwise as gw
@@ -119,6 +121,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if optimizer is None or optimizer is self._attached_to:
             return
         self._attached_to = optimizer
+        refuse_shards(str(getattr(optimizer, "accelerator_state", args).distributed_type))
         request = self._request
         if not request.watches:
             request.attach(optimizer, model)

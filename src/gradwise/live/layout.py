@@ -13,7 +13,6 @@ MARK = 3  # cells for the sign of an alert
 _SPARK_LEAST = 8
 _SPARK_USUAL = 24
 _SPARK_MOST = 120
-_RARE = 8  # rank from which on a column is one that few people look for
 _GAP = 1
 
 
@@ -54,6 +53,8 @@ _KNOWN = (
 
 COLUMNS = tuple(column for column, _ in _KNOWN)
 """The columns of numbers that are known, in the order in which they stand."""
+
+_ROOM = ((8, _SPARK_USUAL), (4, 14), (0, _SPARK_LEAST))  # by how long a column is kept
 
 _RANK = {column.metric: rank for column, rank in _KNOWN}
 
@@ -140,9 +141,7 @@ def fit(
     left = width - MARK - name - (2 * _GAP + spark if spark else 0)
     chosen = []
     for column in wanted:
-        # The least important columns have to leave the curves room to be worth looking at.
-        rare = _RANK.get(column.metric, 0) >= _RARE and column.metric not in keep
-        if left < _GAP + column.width + (_SPARK_USUAL - spark if rare else 0):
+        if left < _GAP + column.width + (0 if column.metric in keep else _room(column) - spark):
             break
         left -= _GAP + column.width
         chosen.append(column)
@@ -159,6 +158,12 @@ def fit(
         name=name,
         spark=spark,
     )
+
+
+def _room(column: Column) -> int:
+    """What a column has to leave to the curves, which are worth more than the least of them."""
+    rank = _RANK.get(column.metric, 0)
+    return next(cells for least, cells in _ROOM if rank >= least)
 
 
 def _grown(size: int, most: int, left: int) -> tuple[int, int]:

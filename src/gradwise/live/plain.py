@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gradwise.live.follow import Look
-from gradwise.live.layout import fit
+from gradwise.live.layout import Layout, fit
 from gradwise.live.lines import Line, plain
 from gradwise.live.model import SEVERITIES, Snapshot
 from gradwise.live.rows import (
@@ -20,10 +21,27 @@ from gradwise.live.rows import (
 )
 from gradwise.live.spark import Signs
 from gradwise.live.state import State
+from gradwise.live.tail import Wish
 from gradwise.live.text import shown
-from gradwise.live.top import top_lines
+from gradwise.live.top import meter_width, top_lines
 
-__all__ = ["as_text", "as_values"]
+__all__ = ["as_text", "as_values", "wish_for"]
+
+
+def wish_for(run: Snapshot, state: State, width: int) -> Wish:
+    """What to ask for so that the curves fill the room they have in a line.
+
+    Args:
+        run: the run.
+        state: what is shown of it.
+        width: cells of a line.
+    """
+    return replace(state.wish, width=_layout(run, state, width).spark, curve=meter_width(width))
+
+
+def _layout(run: Snapshot, state: State, width: int) -> Layout:
+    longest = max((len(shown(name)) for name in run.names), default=0)
+    return fit([*run.layers], width, longest, (state.order.column, run.metric))
 
 
 def as_text(look: Look, state: State, width: int, now: float, signs: Signs) -> str:
@@ -39,8 +57,7 @@ def as_text(look: Look, state: State, width: int, now: float, signs: Signs) -> s
     lines: list[Line] = top_lines(look, width, now, signs, rows=4)
     run = look.snapshot
     if run is not None:
-        longest = max((len(shown(name)) for name in run.names), default=0)
-        layout = fit([*run.layers], width, longest, (state.order.column, run.metric))
+        layout = _layout(run, state, width)
         rows = state.rows(run)
         window = window_words(state.wish.window, run.covered)
         lines += [[], head_line(run, layout, state.order, state.words, len(rows), window, signs)]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gradwise.errors import UserError
 from gradwise.watch.block import Block
 from gradwise.watch.page import Row
+from gradwise.watch.probes.weights import module_of
 
 PerLayer = Literal["parameter", "module"]
 Array = npt.NDArray[Any]
@@ -124,7 +125,7 @@ class Groups:
 
 def layer_of(tensor: str, per: PerLayer) -> str:
     """The layer that a tensor belongs to by its name."""
-    return tensor if per == "parameter" else (tensor.rpartition(".")[0] or tensor)
+    return tensor if per == "parameter" else (module_of(tensor) or tensor)
 
 
 def block_of(

@@ -219,7 +219,8 @@ def has_effect(record: Record) -> bool:
         steps.mean[:, steps.names.index(f"{side}_norm")] for side in ("grad", "applied")
     )
     both = np.isfinite(before) & np.isfinite(after)
-    return bool((np.abs(before - after)[both] > 1e-6 * np.abs(before)[both]).any())
+    before, after = before[both], after[both]
+    return bool((np.abs(before - after) > 1e-6 * np.abs(before)).any())
 
 
 def rate(record: Record) -> Triple | None:
