@@ -180,7 +180,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path, first: str) -> None:
     assert not (tmp_path / "parts" / "gradwise-2").exists()
 
 
-def test_where_to_record() -> None:
+def test_what_cannot_be_asked_for() -> None:
     accelerator = accelerate.Accelerator(cpu=True)
     model = network()
     model, optimizer = accelerator.prepare(model, Spy(model.parameters(), 0.1))
@@ -188,6 +188,10 @@ def test_where_to_record() -> None:
         watch(accelerator, optimizer, model)
     with pytest.raises(UserError, match=r"^expected every >= 1, got every=0$"):
         watch(accelerator, optimizer, model, None, every=0)
+    accelerator.state.distributed_type = accelerate.DistributedType.DEEPSPEED
+    with pytest.raises(UserError, match=r"^expected parameters that are whole .*, got DEEPSPEED"):
+        watch(accelerator, optimizer, model, None)
+    accelerator.state.distributed_type = accelerate.DistributedType.NO
     made = watch(accelerator, optimizer, model, None)
     train(accelerator, model, optimizer, batches(2))
     assert (made.step, made.path) == (1, None)

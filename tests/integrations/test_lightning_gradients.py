@@ -15,6 +15,9 @@ from gradwise.transforms import Autoscale, ClipNorm
 
 pl = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
 
+from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
+
+from gradwise.integrations.hosting import refuse_shards  # noqa: E402
 from gradwise.integrations.lightning import WatchCallback  # noqa: E402
 from integrations.hosted import (  # noqa: E402
     Spy,
@@ -222,6 +225,59 @@ def test_a_step_without_gradients_keeps_its_number(tmp_path: Path) -> None:
     norms = column(gw.watch.load(tmp_path / "run"), "grad_norm")
     assert fit.global_step == len(norms) == 4
     assert np.isnan(norms).tolist() == [False, True, False, False]
+
+
+class Overflowing(Classifier):
+    """The gradient of some steps is more than the loss scale leaves room for."""
+
+    def __init__(self, at: tuple[int, ...]) -> None:
+        super().__init__()
+        self.at = at
+        self.net[0].bias.register_hook(self.spoil)
+
+    def spoil(self, grad: torch.Tensor) -> torch.Tensor:
+        return grad + torch.inf if self.trainer.global_step in self.at else grad
+
+
+def test_a_step_that_the_loss_scaler_skips_keeps_its_number(tmp_path: Path) -> None:
+    module = Overflowing(at=(0, 1, 4))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    fit = trainer(tmp_path, WatchCallback(tmp_path / "run"), plugins=[plugin])
+    fit.fit(module, loader(6))
+    assert fit.global_step == 6
+    steps = gw.watch.load(tmp_path / "run").steps
+    assert steps["step"].to_pylist() == [2, 3, 4, 5]  # the run begins with the first that is taken
+    norms = np.array(steps["grad_norm"].to_pylist(), float)
+    assert np.isnan(norms).tolist() == [False, False, True, False]
+    used = [norm_of(step) for step in module.spies[0].used]  # in their true unit
+    np.testing.assert_allclose(norms[[0, 1, 3]], used, rtol=1e-5)
+    assert max(used) < 10
+
+
+class FSDPStrategy(pl.strategies.SingleDeviceStrategy):  # type: ignore[misc,name-defined]
+    """By its name."""
+
+
+def test_shards_are_refused(tmp_path: Path) -> None:
+    module, callback = Classifier(), WatchCallback(tmp_path / "run")
+    with pytest.raises(UserError, match=r"^expected parameters that are whole .* got FSDPStrategy"):
+        trainer(tmp_path, callback, strategy=FSDPStrategy()).fit(module, loader(2))
+    assert "update" not in module.events
+    for name in ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"):
+        strategy = getattr(pl.strategies, name)
+        with pytest.raises(UserError, match="sharded"):
+            refuse_shards(strategy.__name__)
+
+
+def test_a_module_without_an_optimizer(tmp_path: Path) -> None:
+    class Idle(Classifier):
+        def configure_optimizers(self) -> None:
+            return None
+
+    with pytest.warns(UserWarning, match="configure_optimizers` returned `None`"):
+        trainer(tmp_path, WatchCallback(tmp_path / "run")).fit(Idle(), loader(2))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_asked_for() -> None:

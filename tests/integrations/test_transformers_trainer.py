@@ -18,6 +18,9 @@ from gradwise.transforms import Autoscale, ClipNorm
 pytest.importorskip("transformers", reason="Transformers is not installed")
 pytest.importorskip("accelerate", reason="Accelerate is not installed")
 
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
+
 from gradwise.integrations.transformers import WatchCallback
 from integrations.hf_models import (
     TrainerCallback,
@@ -145,6 +148,64 @@ def test_transforms_without_a_watch(tmp_path: Path) -> None:
     for ours, theirs in zip(values(made.model), values(twin), strict=True):
         torch.testing.assert_close(ours, theirs)
     np.testing.assert_allclose([norm_of(s) for s in made.spy.used], 0.05, rtol=1e-4)
+
+
+def test_a_step_that_the_loss_scaler_skips_keeps_its_number(tmp_path: Path) -> None:
+    made = trainer(tmp_path, WatchCallback(), max_steps=5, max_grad_norm=0)
+    made.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)  # as fp16 has on GPUs
+
+    def spoil(grad: torch.Tensor) -> torch.Tensor:
+        return grad + torch.inf if made.state.global_step in (0, 3) else grad
+
+    made.model.transformer.ln_f.bias.register_hook(spoil)
+    made.train()
+    assert made.state.global_step == 5
+    steps = gw.watch.load(tmp_path / "gradwise").steps
+    assert steps["step"].to_pylist() == [1, 2, 3, 4]  # the run begins with the first that is taken
+    norms = np.array(steps["grad_norm"].to_pylist(), float)
+    assert np.isnan(norms).tolist() == [False, False, True, False]
+    used = [norm_of(step) for step in made.spy.used]
+    np.testing.assert_allclose(norms[[0, 1, 3]], used, rtol=1e-5)
+    losses = {log["step"] - 1: log["loss"] for log in made.state.log_history if "loss" in log}
+    noted_losses = noted(gw.watch.load(tmp_path / "gradwise"), "loss")
+    assert {step: losses[step] for step in (2, 3, 4)} == pytest.approx(
+        {step: noted_losses[step] for step in (2, 3, 4)}
+    )
+
+
+def test_a_fused_optimizer_under_a_loss_scaler(tmp_path: Path) -> None:
+    """It divides by the scale itself, after gradwise has read the gradients, and steps always."""
+    model = language_model()
+    adam = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    made = trainer(
+        tmp_path, WatchCallback(), optimizer=adam, model=model, max_steps=5, max_grad_norm=0
+    )
+    scaler = made.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    def spoil(grad: torch.Tensor) -> torch.Tensor:
+        return grad + torch.inf if made.state.global_step in (0, 3) else grad
+
+    model.transformer.ln_f.bias.register_hook(spoil)
+    made.train()
+    run = gw.watch.load(tmp_path / "gradwise")
+    assert column(run, "skipped") == [1, 1, 1, 2, 2]
+    # The Trainer's numbers have the scale in them, as nobody told it that there is one.
+    scaled, norms = column(run, "trainer/grad_norm"), np.array(column(run, "grad_norm"))
+    assert np.isfinite(norms).tolist() == [False, True, True, False, True]
+    scales = np.array([1024, 512, 512, 512, 256])  # halved after each overflow
+    assert float(scaler.get_scale()) == 256
+    found = np.array(scaled) / scales
+    np.testing.assert_allclose(norms[[1, 2, 4]], found[[1, 2, 4]], rtol=1e-5)
+
+
+def test_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(tmp_path, max_steps=1)
+    wrapped = AcceleratedOptimizer(made.spy, device_placement=False)
+    monkeypatch.setattr(wrapped.accelerator_state, "distributed_type", DistributedType.FSDP)
+    callback = WatchCallback()
+    with pytest.raises(UserError, match=r"^expected parameters that are whole .*, got FSDP"):
+        callback.on_train_begin(made.args, made.state, None, wrapped, model=made.model)
+    assert callback.watch is None
 
 
 def test_what_the_trainer_logs(tmp_path: Path) -> None:

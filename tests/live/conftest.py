@@ -1,8 +1,10 @@
 """What the tests of the live view share."""
 
+import time
+
 import pytest
 
-from live.live_helpers import Made
+from live.live_helpers import Made, alert, note
 
 
 @pytest.fixture
@@ -17,3 +19,16 @@ def make(tmp_path):
     yield begin
     for run in made:
         run.writer.close()
+
+
+@pytest.fixture
+def run(make):
+    """A run of 30 steps with alerts."""
+    made = make().write(range(30), loss=0.75, began=time.time() - 5)
+    note(
+        made.folder,
+        alert("exploding", 12, "head.weight", "error"),
+        alert("dead", 5, "conv.bias"),
+        alert("frozen", 2, "block.2.weight", ended=9),
+    )
+    return made

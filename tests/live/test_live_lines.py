@@ -13,8 +13,9 @@ from rich.cells import cell_len
 from gradwise.live.follow import Look
 from gradwise.live.layout import COLUMNS, fit
 from gradwise.live.lines import ending, plain, wrapped
-from gradwise.live.model import Order, Snapshot
+from gradwise.live.model import Snapshot
 from gradwise.live.notebook import summary_html, worst_layers
+from gradwise.live.order import Order
 from gradwise.live.plain import as_text, as_values
 from gradwise.live.rows import (
     alert_line,

@@ -3,18 +3,12 @@
 import numpy as np
 import pytest
 
-from gradwise.live.model import (
-    Order,
-    Snapshot,
-    arrange,
-    newest,
-    pace,
-    snapshot_of,
-    words_about,
-)
+from gradwise.live.model import Snapshot, snapshot_of, words_about
+from gradwise.live.order import Order, arrange
 from gradwise.live.spark import ASCII, UNICODE, binned, heights, signs_for, sparklines
 from gradwise.live.state import State, sortable
 from gradwise.live.text import natural, number, shown
+from gradwise.live.values import newest, pace
 from gradwise.watch.block import Block
 from live.live_helpers import alert
 

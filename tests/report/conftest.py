@@ -7,6 +7,12 @@ from typing import Any
 import pytest
 from report_browser import FLAGS, Tab, executable
 from report_synthetic import METHODS, write_run
+from report_watched import alert, write_watched
+
+# Without motion, scrolling to a section is done at once.
+WINDOW = {
+    "viewport": {"width": 1280, "height": 900}, "color_scheme": "light", "reduced_motion": "reduce",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,38 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
     found.context.close()
     assert found.wrong == []
     assert found.requests == [address]
+
+
+@pytest.fixture(scope="session")
+def run_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Addresses of pages on watched runs: `one`, and the same beside another, `two`."""
+    from gradwise.report import write_report
+
+    folder = tmp_path_factory.mktemp("watched")
+    alerts = (
+        alert(700, "head.weight", message="Boom </script><img src=x onerror=alert(1)>"),
+        alert(200, severity="warning", rule="no_step", ended=None, advice="Wait."),
+    )
+    one = write_watched(folder / "one", steps=2000, alerts=alerts, histograms=50)
+    two = write_watched(folder / "two", steps=900, seed=1, scale=3.0)
+    return {
+        "one": write_report(one)[0].as_uri(),
+        "two": write_report(one, two)[0].as_uri(),
+    }
+
+
+@pytest.fixture
+def run_tab(browser: Any, run_pages: dict[str, str]) -> Iterator[Tab]:
+    found = Tab(browser, run_pages["one"], **WINDOW)
+    yield found
+    found.context.close()
+    assert found.wrong == []
+    assert found.requests == [run_pages["one"]]
+
+
+@pytest.fixture
+def two_tab(browser: Any, run_pages: dict[str, str]) -> Iterator[Tab]:
+    found = Tab(browser, run_pages["two"], **WINDOW)
+    yield found
+    found.context.close()
+    assert found.wrong == []

@@ -66,6 +66,23 @@ class Tab:
         )
         return found
 
+    def go(self, selector: str) -> None:
+        """Scroll to an element and wait until it has been drawn."""
+        self.page.locator(selector).first.evaluate("(element) => element.scrollIntoView()")
+        self.settle()
+        self.settle()
+
+    def box(self, selector: str) -> dict[str, float]:
+        """Where the first of these elements is in the window."""
+        found: dict[str, float] = self.page.locator(selector).first.bounding_box()
+        return found
+
+    def view(self) -> list[float]:
+        """The first and the last step that the pictures show."""
+        self.settle()
+        found: list[float] = self.page.evaluate("GW.view.now()")
+        return found
+
     def overflow(self) -> int:
         """Pixels by which the page is wider than its window."""
         width: int = self.page.evaluate(

@@ -5,6 +5,7 @@ import torch
 
 from gradwise.watch.block import Block
 from gradwise.watch.rules import Rules
+from gradwise.watch.store import RunWriter, load
 
 LAYER_METRICS = ("mean", "std", "norm", "zeros", "nonfinite", "weight_norm", "update_ratio")
 
@@ -148,3 +149,24 @@ def found(stream, rules=None, sizes=(64,)):
 def names(alerts):
     """The rules that spoke up, in order."""
     return [alert.rule for alert in alerts]
+
+
+def stored(folder, stream, *, close=True, every=1):
+    """A stream as a run folder."""
+    writer = RunWriter(
+        folder, stream.names, layer_metrics=list(stream.layers), step_metrics=list(stream.scalars)
+    )
+    for part in cut(stream, [97]):
+        writer.append(part.steps * every, part.layers, part.scalars)
+        writer.flush()
+    if close:
+        writer.close()
+    return load(folder)
+
+
+def troubled(steps=1000):
+    layers = healthy(steps)
+    layers["norm"][300:320] *= 100
+    layers["norm"][600:, 2], layers["zeros"][600:, 2] = 0.0, 1.0
+    layers["nonfinite"][800, 1], layers["norm"][800, 1] = 3, np.nan
+    return block(layers, {"grad_norm": whole(layers["norm"]), "lr": np.full(steps, 0.1)})

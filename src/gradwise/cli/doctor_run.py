@@ -1,22 +1,22 @@
 """`gradwise doctor --run`: what happened to the gradients of a run, and what it means."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.progress import Progress
+from rich.text import Text
+
+from gradwise.cli.output import Screen, console, print_json
 from gradwise.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from gradwise.watch.alerts import Alert
-    from gradwise.watch.replay import Replayed
-    from gradwise.watch.store import Run
+from gradwise.watch.alerts import Alert
+from gradwise.watch.replay import Replayed, replay
+from gradwise.watch.store import Run, load
 
 __all__ = ["doctor_run"]
 
@@ -37,9 +37,6 @@ def doctor_run(path: Path, as_json: bool) -> int:
     Raises:
         UserError: where there is no run that can be read.
     """
-    from gradwise.cli.output import print_json
-    from gradwise.watch.replay import replay
-    from gradwise.watch.store import load
 
     _refuse_comparison(path)
     with warnings.catch_warnings():
@@ -64,11 +61,8 @@ def _refuse_comparison(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _progress(last: int) -> Iterator[Any]:
+def _progress(last: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error while it takes long, where that is a terminal."""
-    from rich.progress import Progress
-
-    from gradwise.cli.output import Screen
 
     screen = Screen(err=True)
     shown = screen.is_terminal and not screen.is_dumb_terminal
@@ -94,9 +88,6 @@ def _facts(run: Run, found: Replayed) -> dict[str, Any]:
 
 
 def _print(run: Run, found: Replayed) -> None:
-    from rich.text import Text
-
-    from gradwise.cli.output import console
 
     screen = console()
     screen.print(Text(_about(run, found)), soft_wrap=False)
@@ -127,8 +118,6 @@ def _about(run: Run, found: Replayed) -> str:
 
 def _finding(alerts: list[Alert]) -> Iterator[RenderableType]:
     """Alerts of a rule that mean the same, and what that is."""
-    from rich.padding import Padding
-    from rich.text import Text
 
     for alert in alerts[:_SHOWN]:
         line = Text()

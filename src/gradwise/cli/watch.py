@@ -204,7 +204,7 @@ def _view(
     window: str,
     interval: float,
 ) -> int:
-    from gradwise.live.model import Order
+    from gradwise.live.order import Order
     from gradwise.live.state import State
     from gradwise.live.tail import Wish
 

@@ -120,7 +120,7 @@ def watch(
         (2, 'gradwise')
         >>> accelerator.end_training()
     """
-    refuse_shards(str(accelerator.distributed_type))
+    refuse_shards(accelerator.distributed_type.value)
     if isinstance(out, Place):
         folder = accelerator.logging_dir or accelerator.project_dir
         if folder is None:

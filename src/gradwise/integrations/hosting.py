@@ -88,20 +88,38 @@ class WatchOptions(TypedDict, total=False):
 class HostedWatch(Watch):
     """A `Watch` of a training loop that counts its own steps and keeps its own checkpoints."""
 
+    _said = -1  # the last step that was said to begin
     _late: tuple[dict[str, Any], int] = {}, -1  # what was loaded while it recorded, and when
 
-    def begin(self, step: int) -> None:
-        """Say which step comes next, so that steps that the optimizer skips are counted, too.
+    def start_at(self, step: int) -> None:
+        """Give the first step its number, unless it has begun or has a higher one.
 
         Args:
-            step: its number; one that has begun already changes nothing.
+            step: the number.
         """
-        if self._closed or not self._writes or step <= self.step:
-            return
-        if self._recorder is not None:
-            self._recorder.begin(step)
-        elif not self._beginning.asked:
+        if self._recorder is None and not self._beginning.asked and step > self._beginning.step:
             self._beginning = dataclasses.replace(self._beginning, step=step)
+
+    def begin(self, step: int | None = None) -> None:
+        """Say that a step begins, so that those count as well that the optimizer then skips.
+
+        Those before the first that is taken count and have no row.
+
+        Args:
+            step: its number, None for the next; one that has begun already changes nothing.
+        """
+        if self._closed or not self._writes:
+            return
+        last = max(self.step, self._said)
+        if step is None:
+            step = last + 1
+        if step <= last:
+            return
+        self._said = step
+        if self._recorder is None:
+            self.start_at(step)
+        else:
+            self._recorder.begin(step)
 
     def record_in(self, out: Path) -> None:
         """Record in another folder, if the first step has not begun."""

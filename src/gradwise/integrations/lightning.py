@@ -147,7 +147,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         """Give the step its number, also where a loss scaler then skips it."""
         for watch in self.watches:
             if watch.optimizer is unwrapped(optimizer):
-                watch.begin(watch.step + 1)
+                watch.begin()
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -194,7 +194,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if not watch.state_dict():  # nothing in the optimizer's own checkpoint
             watch.load_state_dict(state)
         if not several:
-            watch.begin(trainer.global_step)
+            watch.start_at(trainer.global_step)
         run = watch.state_dict().get("run")
         if folder is not None and isinstance(self._request.out, Place):
             watch.record_in(_where_it_was(run, folder, name))

@@ -121,7 +121,9 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if optimizer is None or optimizer is self._attached_to:
             return
         self._attached_to = optimizer
-        refuse_shards(str(getattr(optimizer, "accelerator_state", args).distributed_type))
+        accelerated = getattr(optimizer, "accelerator_state", None)
+        if accelerated is not None:
+            refuse_shards(accelerated.distributed_type.value)
         request = self._request
         if not request.watches:
             request.attach(optimizer, model)
@@ -130,4 +132,4 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if isinstance(out, Place):
             out = Path(args.output_dir) / FOLDER
         self.watch = request.watch(optimizer, model, out)
-        self.watch.begin(state.global_step)
+        self.watch.start_at(state.global_step)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradwise.live.model import ALERTS, LAYER
+from gradwise.live.order import ALERTS, LAYER
 
-__all__ = ["COLUMNS", "MARK", "Column", "Layout", "fit"]
+__all__ = ["COLUMNS", "MARK", "Column", "Layout", "columns_for", "fit"]
 
 MARK = 3  # cells for the sign of an alert
 _SPARK_LEAST = 8

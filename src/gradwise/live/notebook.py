@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradwise.live.model import SEVERITIES, Snapshot, is_logarithmic
+from gradwise.live.model import SEVERITIES, Snapshot
 from gradwise.live.spark import heights
 from gradwise.live.text import count, number, shown
+from gradwise.live.values import is_logarithmic
 from gradwise.watch.alerts import Alert
 
 __all__ = ["summary_html", "worst_layers"]

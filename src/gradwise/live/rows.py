@@ -10,9 +10,11 @@ from rich.cells import set_cell_size
 
 from gradwise.live.layout import MARK, Column, Layout
 from gradwise.live.lines import Line, ending, fitted, joined, ruled, wrapped
-from gradwise.live.model import ALERTS, LAYER, Order, Snapshot, is_logarithmic
+from gradwise.live.model import Snapshot
+from gradwise.live.order import ALERTS, LAYER, Order
 from gradwise.live.spark import Signs, sparklines
 from gradwise.live.text import count, number, shown
+from gradwise.live.values import is_logarithmic
 from gradwise.watch.alerts import Alert
 
 __all__ = [

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradwise.live.layout import columns_for
-from gradwise.live.model import ALERTS, LAYER, Order, Snapshot, arrange
+from gradwise.live.model import Snapshot
+from gradwise.live.order import ALERTS, LAYER, Order, arrange
 from gradwise.live.tail import WINDOWS, Wish
 from gradwise.watch.alerts import Alert
 

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradwise.errors import UserError
-from gradwise.live.model import Snapshot, last_known, newest, pace, words_about
+from gradwise.live.model import Snapshot, words_about
 from gradwise.live.spark import binned
+from gradwise.live.values import last_known, newest, pace
 from gradwise.watch.alerts import ALERTS_FILE, Alert, read_alerts
 from gradwise.watch.block import Block
 from gradwise.watch.store import Run, load

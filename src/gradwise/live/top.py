@@ -6,9 +6,10 @@ import numpy as np
 
 from gradwise.live.follow import Look
 from gradwise.live.lines import Line, ending, fitted, joined, spread, width_of
-from gradwise.live.model import Snapshot, is_logarithmic
+from gradwise.live.model import Snapshot
 from gradwise.live.spark import Signs, sparklines
 from gradwise.live.text import count, number, short, shown
+from gradwise.live.values import is_logarithmic
 
 __all__ = ["meter_width", "top_lines"]
 

@@ -14,10 +14,11 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
+from textual.widgets import Input
 
 from gradwise.live.lines import Line, fitted
 
-__all__ = ["Head", "Lines", "Rows", "strip"]
+__all__ = ["Head", "Lines", "Rows", "Words", "strip"]
 
 # The terminal's own sixteen colours: they suit its background, whatever that is. Each has an
 # attribute with it or stands beside a sign, so that nothing is lost without colour.
@@ -240,3 +241,20 @@ class Rows(ScrollView, can_focus=True):
         if row < self._count:
             self.focus()
             self._go(row)
+
+
+class Words(Input):
+    """A line to type a filter into.
+
+    Args:
+        id: its name.
+        done: called when somebody presses Enter.
+    """
+
+    def __init__(self, *, id: str, done: Callable[[], None]) -> None:
+        super().__init__(id=id, select_on_focus=False)
+        self._done = done
+
+    async def action_submit(self) -> None:
+        """Be done at once: keys that follow are no longer meant for the filter."""
+        self._done()

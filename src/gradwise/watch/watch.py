@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -121,6 +122,10 @@ class Watch:
             directions=directions,
             noise_every=noise_every,
         )
+        self._rules = Rules(rules, on_alert=on_alert)
+        self._sinks = tuple(sinks)
+        for sink in sinks:
+            SinkFeed(sink)  # says what is wrong with it now, not at the first step
         before = watch_of(optimizer)
         if before is not None:
             before.close()
@@ -140,10 +145,6 @@ class Watch:
         self._writes = is_writer()
         self._had_extremes = self.attachment.extremes
         self._checkpoint = CheckpointHooks(self.optimizer, self._save, self._load, _PREFIX)
-        self._rules = Rules(rules, on_alert=on_alert)
-        self._sinks = tuple(sinks)
-        for sink in sinks:
-            SinkFeed(sink)  # says what is wrong with it now, not at the first step
         self._feeds: list[SinkFeed] = []
         if self._writes:
             self.attachment.extremes = True
@@ -172,6 +173,18 @@ class Watch:
     def __repr__(self) -> str:
         kind, where = type(self.optimizer).__name__, self.path or self._out
         return f"Watch({kind}, {len(self._layers.names)} layers, step={self.step}, out={where})"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: how the run is doing, from its folder."""
+        if self.path is None:
+            return None
+        # Only here does a watch know those who look at runs.
+        from gradwise.live.notebook import summary_html
+        from gradwise.live.tail import Tail, Wish
+
+        with contextlib.suppress(OSError):
+            self.flush()
+        return summary_html(Tail(self.path).look(Wish()))
 
     @property
     def step(self) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from gradwise.watch.probes.noise import NoiseProbe
 from noise.loops import loss_of, network, vector
@@ -59,8 +60,19 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "found by the model": {"passes": 1, "model": True},
     "not wrapped, one pass": {"passes": 1, "wrap": False},
     "not wrapped, three passes": {"passes": 3, "wrap": False},
+    "recomputed in pieces": {"passes": 1, "static_graph": True, "pieces": True},
     "wrapped in part": {"passes": 1, "part": True},
 }
+
+
+class Pieces(nn.Sequential):
+    """Every layer's backward pass is one of its own, nested in the whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        for layer in self:
+            x = checkpoint(layer, x, use_reentrant=True)
+        return x
 
 
 def scenario(
@@ -73,10 +85,11 @@ def scenario(
     model: bool = False,
     wrap: bool = True,
     part: bool = False,
+    pieces: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Some steps; what the probe found in them, and all that there was to find."""
-    plain = network()
+    plain = Pieces(*network()) if pieces else network()
     params = list(plain.parameters())
     net: nn.Module = plain
     if part:
@@ -90,7 +103,7 @@ def scenario(
     rows = []
     for step in range(STEPS):
         numbers = [1000 * step + 10 * m + rank for m in range(passes)]
-        losses = [] if part else [loss_of(plain, number) for number in numbers]
+        losses = [] if part or pieces else [loss_of(plain, number) for number in numbers]
         micro = [vector(torch.autograd.grad(loss, params)) for loss in losses]
         optimizer.zero_grad(set_to_none=to_none)
         for m, number in enumerate(numbers):

@@ -34,6 +34,8 @@ def saved(thing: Any) -> Any:
 def loop() -> Loop:
     """In the middle of a measured step: a hook before and after each accumulation."""
     loop = looped(every=3)
+    loop.step()
+    loop.step()
     loss_of(loop.model, 0).backward()
     assert hooks(loop.model) == 9
     return loop
@@ -81,7 +83,7 @@ def test_leaves_that_are_no_parameters(copied: Callable[[Any], Any]) -> None:
 
 def test_a_probe_that_is_forgotten_takes_its_hooks_along() -> None:
     for closed in (False, True):
-        loop = looped(every=3)
+        loop = looped()
         assert hooks(loop.model) == 9
         ref = weakref.ref(loop.probe)
         if closed:

@@ -47,7 +47,7 @@ def true(micro: list[list[np.ndarray]], rank: int, passes: int, wrapped: bool) -
 WORKING = [
     name
     for name, options in ranks.SCENARIOS.items()
-    if not options.get("between") and not options.get("part") and name != "not wrapped, one pass"
+    if not {"between", "part", "pieces"} & set(options) and name != "not wrapped, one pass"
 ]
 
 
@@ -71,6 +71,7 @@ def test_each_process_measures_what_it_says(results: Results, name: str, rank: i
         ("zeroed between in views", cycle.CHANGED),
         ("not wrapped, one pass", APART),
         ("wrapped in part", MIXED),
+        ("recomputed in pieces", cycle.PIECES),
     ],
 )
 def test_what_is_not_measured_says_why(results: Results, name: str, reason: str) -> None:

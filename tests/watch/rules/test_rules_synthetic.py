@@ -412,7 +412,7 @@ class TestClipped:
     @pytest.mark.parametrize(
         ("bound", "power", "told"),
         [(1.0, 16, "1 divided by 2^16"), (0.5, 10, "1 divided by 2^11"),
-         (5.0, 12, "5 divided by 2^12"), (0.1, 24, "0.1 divided by 2^24")],
+         (5.0, 14, "5 divided by 2^14"), (0.1, 24, "0.1 divided by 2^24")],
     )  # fmt: skip
     def test_before_unscaling(self, bound, power, told):
         [alert] = self.one(clipped(bound / 2**power))

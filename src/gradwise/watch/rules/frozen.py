@@ -12,9 +12,10 @@ __all__ = ["Frozen"]
 
 _ADVICE = (
     "The optimizer holds these weights and steps, and they stay what they are. Usual causes: a "
-    "learning rate of 0 in their parameter group, weights in bfloat16 or float16 that an update "
-    "is too small for (rounding takes it away; keep a float32 copy), or a step that is undone by "
-    "tied or reloaded weights. Take the layer out of the optimizer if it is to stay frozen."
+    "learning rate of 0 in their parameter group; an update that rounding takes away, because the "
+    "weights are bfloat16 or float16 (keep a float32 copy) or the gradient is next to nothing; a "
+    "step that is undone by tied or reloaded weights. Take the layer out of the optimizer if it "
+    "is to stay frozen."
 )
 _ADVICE_NEVER = (
     "The optimizer holds these weights, and no loss has ever reached them. Usual causes: a part of "
@@ -72,8 +73,9 @@ class Frozen(Rule):
         if ratio is not None:
             known = ~np.isnan(ratio) & self._others_move(ratio, view)[:, None]
             bad = ratio == 0.0
-            if norm is not None:
-                bad &= norm != 0.0
+            if norm is not None:  # without a gradient at this step, no update is no news
+                known &= ~(bad & np.isnan(norm))
+                bad &= norm > 0.0
             calm = ratio > 0.0
         elif norm is not None:
             known = calm = ~np.isnan(norm)

@@ -8,6 +8,7 @@ from pathlib import Path
 from gradwise.watch.store.files import WriteError
 from gradwise.watch.store.housekeeping import Housekeeper
 from gradwise.watch.store.outbox import Outbox
+from gradwise.watch.store.runfile import RunFile, now
 from gradwise.watch.store.shelf import Shelf
 
 __all__ = ["Flusher"]
@@ -111,12 +112,18 @@ class Flusher:
             self._work()
         return refusal
 
-    def finish(self) -> None:
-        """Merge what is small and new, before the run is closed."""
+    def finish(self, info: RunFile) -> None:
+        """Merge what is small and new, and note in `run.json` that the run is closed.
+
+        Args:
+            info: what the run holds.
+        """
         try:
             self._keeper.finish(_CLOSE_SECONDS)
+            info.closed = now()
+            info.write(self._root)
         except OSError as error:  # the records are safe; only tidiness is lost
-            self.note(error)
+            self._note(error)
 
     def give_up(self) -> None:
         """Throw away all that waits."""
@@ -124,17 +131,12 @@ class Flusher:
         self._outbox.forget()
         self.lost_amendments += self._outbox.amendments.shrink(0)
 
-    def note(self, error: OSError) -> None:
-        """Count an error.
-
-        Args:
-            error: what the disk said.
-        """
+    def _note(self, error: OSError) -> None:
         self.errors += 1
         self.last_error = error
 
     def _refusal(self, what: str, error: OSError) -> WriteError:
-        self.note(error)
+        self._note(error)
         told = WriteError(
             error.errno, f"cannot write {what}: {error.strerror or error}", str(self._root)
         )
@@ -160,5 +162,5 @@ class Flusher:
             self._keeper.work(max(self._every, _WORK_LEAST) * _WORK_SHARE * behind)
             self._keeper.retire(self._outbox.last)
         except OSError as error:
-            self.note(error)
+            self._note(error)
             self._rest_until = time.monotonic() + _REST_SECONDS

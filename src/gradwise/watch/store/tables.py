@@ -33,6 +33,8 @@ def as_block(names: tuple[str, ...], steps: Grid, layers: Grid) -> Block:
     every = np.union1d(steps.keys["step"], layers.keys["step"])
 
     def placed(grid: Grid) -> dict[str, Array]:
+        if grid.steps == len(every):
+            return {n: value.T.astype(np.float64, order="C") for n, value in grid.values.items()}
         rows = np.searchsorted(every, grid.keys["step"])
         placed = {}
         for name, value in grid.values.items():

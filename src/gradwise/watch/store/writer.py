@@ -15,13 +15,7 @@ from gradwise.watch.store.flusher import Flusher
 from gradwise.watch.store.housekeeping import Housekeeper
 from gradwise.watch.store.opening import claim, continued, cut_back
 from gradwise.watch.store.outbox import Outbox
-from gradwise.watch.store.runfile import (
-    RunFile,
-    check_edges,
-    check_meta,
-    check_names,
-    now,
-)
+from gradwise.watch.store.runfile import RunFile, check_edges, check_meta, check_names
 
 __all__ = ["RunWriter"]
 
@@ -289,12 +283,7 @@ class RunWriter:
                 if error is not None:
                     self._flusher.give_up()
                     raise error
-                self._flusher.finish()
-                self._info.closed = now()
-                try:
-                    self._info.write(self.path)
-                except OSError as refusal:  # only the note that all is well is missing
-                    self._flusher.note(refusal)
+                self._flusher.finish(self._info)
             finally:
                 self._closed = True
                 self._keeper.abandon()
