@@ -87,11 +87,12 @@ def test_an_open_run_and_an_empty_one(gradwise, here):
 
 
 def test_a_damaged_file(gradwise, run, here):
-    part = sorted((here / run / "layers").glob("*.parquet"))[0]
+    [part] = sorted((here / run / "layers").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-50])
     code, out, err = gradwise("doctor", "--run", run)
     assert code == 0
     assert err == ""
+    assert "nothing of it can be read" in out
     assert f"{part.name} is damaged and was left out." in out.replace("\n", "")
     facts = json.loads(gradwise("doctor", "--run", run, "--json")[1])
     assert [path.split("/")[-1] for path in facts["damaged"]] == [part.name]

@@ -12,7 +12,8 @@ import torch
 
 import gradwise as gw
 from gradwise.attach import attached
-from gradwise.integrations.hosting import HostedWatch, Part, Request, WatchOptions, scalars_of
+from gradwise.integrations.hosted import HostedWatch, Part
+from gradwise.integrations.hosting import Request, WatchOptions, scalars_of
 from integrations.hosted import column
 
 

@@ -111,6 +111,19 @@ def test_a_run_without_times_has_the_pace_that_is_seen_from_here(make):
     assert run.rate == pytest.approx(10.0)
 
 
+def test_a_file_that_is_damaged_is_no_sign_of_life(make):
+    made = make().write(range(10))
+    made.write(range(10, 20), began=0.0)
+    clock = Clock(50.0)
+    seer = clock.seer(made.folder)
+    assert seer.look(Wish()).snapshot.step == 19
+    max((made.folder / "layers").iterdir()).write_bytes(b"PAR1")
+    clock.now += 100
+    look = seer.look(Wish())
+    assert (look.snapshot.step, look.snapshot.damaged) == (9, 1)
+    assert look.state(clock.now)[0] == "quiet"
+
+
 def test_a_run_that_goes_away_stays_on_the_screen_until_it_comes_back(make):
     made = make().write(range(10))
     seer = Seer(made.folder)

@@ -37,7 +37,6 @@ def doctor_run(path: Path, as_json: bool) -> int:
     Raises:
         UserError: where there is no run that can be read.
     """
-
     _refuse_comparison(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what is damaged is told of below
@@ -63,7 +62,6 @@ def _refuse_comparison(path: Path) -> None:
 @contextlib.contextmanager
 def _progress(last: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error while it takes long, where that is a terminal."""
-
     screen = Screen(err=True)
     shown = screen.is_terminal and not screen.is_dumb_terminal
     with Progress(console=screen, transient=True, disable=not shown) as bars:
@@ -100,6 +98,8 @@ def _print(run: Run, found: Replayed) -> None:
         screen.print()
         for line in _finding(alerts):
             screen.print(line)
+    if not found.records:
+        return
     screen.print()
     for sentence in _end(found):
         screen.print(Text(sentence))
@@ -108,7 +108,8 @@ def _print(run: Run, found: Replayed) -> None:
 def _about(run: Run, found: Replayed) -> str:
     """What kind of run it is, in a sentence."""
     if found.first_step is None or found.last_step is None:
-        return f"{run.path}: a run of {len(run.layer_names)} layers, nothing is recorded yet."
+        what = "nothing of it can be read" if run.damaged else "nothing is recorded yet"
+        return f"{run.path}: a run of {len(run.layer_names):,} layers, {what}."
     made = [text for key in ("model", "optimizer") if isinstance(text := run.meta.get(key), str)]
     of = f" of {_plain(' with '.join(made))}" if made else ""
     end = "closed in good order" if run.closed else "still being written, or broken off"
@@ -118,7 +119,6 @@ def _about(run: Run, found: Replayed) -> str:
 
 def _finding(alerts: list[Alert]) -> Iterator[RenderableType]:
     """Alerts of a rule that mean the same, and what that is."""
-
     for alert in alerts[:_SHOWN]:
         line = Text()
         line.append(alert.severity, style=_STYLES.get(alert.severity, ""))
@@ -141,7 +141,7 @@ def _when(alert: Alert) -> str:
 def _end(found: Replayed) -> Iterator[str]:
     """What was not found, what could not be told, and the sum."""
     quiet = [name for name in found.judged if name not in {alert.rule for alert in found.alerts}]
-    if quiet and found.records:
+    if quiet:
         yield f"Nothing to report from: {', '.join(quiet)}."
     lacks: dict[str, list[str]] = {}
     for name, metrics in found.not_judged.items():
@@ -152,8 +152,7 @@ def _end(found: Replayed) -> Iterator[str]:
     for alert in found.alerts:
         counts[alert.severity] += 1
     parts = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items() if n]
-    if found.records:
-        yield f"In all: {' and '.join(parts) or 'nothing out of the ordinary'}."
+    yield f"In all: {' and '.join(parts) or 'nothing out of the ordinary'}."
 
 
 def _plain(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import sys
@@ -187,9 +186,9 @@ def watch(runs: tuple[Path, ...], out: Path | None, **given: Any) -> int:
     }
     if command is not None:
         options = {name: value for name, value in given.items() if name not in view}
-        # A module of its own: the view needs nothing of what running a script does.
-        script = importlib.import_module("gradwise.cli.watch_script")
-        return int(script.run_watched(list(command), out, **options))
+        from gradwise.cli.watch_script import run_watched
+
+        return run_watched(list(command), out, **options)
     return _view(runs[0], **{name: value for name, value in given.items() if name in view})
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from gradwise.attach import Wrapper
 from gradwise.errors import UserError
+from gradwise.integrations.hosted import HostedWatch
 from gradwise.integrations.hosting import (
     FOLDER,
     HOST,
-    HostedWatch,
     Out,
     Place,
     Request,

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from gradwise.attach import unwrapped
 from gradwise.errors import UserError
+from gradwise.integrations.hosted import HostedWatch, Part
 from gradwise.integrations.hosting import (
     FOLDER,
     HOST,
-    HostedWatch,
     Out,
-    Part,
     Place,
     Request,
     Sinks,

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from gradwise.integrations.hosted import HostedWatch
 from gradwise.integrations.hosting import (
     FOLDER,
     HOST,
-    HostedWatch,
     Out,
     Place,
     Request,
@@ -87,13 +87,13 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
     ) -> None:
         """Attach; a checkpoint, if there is one, has been loaded by now."""
         self._attached_to = None
-        self._attach(args, state, optimizer, others.get("model"))
+        self._attach(args, optimizer, others.get("model"))
 
     def on_step_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, **others: Any
     ) -> None:
         """Attach where the optimizer was not there before."""
-        self._attach(args, state, optimizer, others.get("model"))
+        self._attach(args, optimizer, others.get("model"))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Give the update its number, also where a loss scaler then skips it."""
@@ -117,7 +117,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if self.watch is not None:
             self.watch.close()
 
-    def _attach(self, args: Any, state: Any, optimizer: Any, model: Any) -> None:
+    def _attach(self, args: Any, optimizer: Any, model: Any) -> None:
         if optimizer is None or optimizer is self._attached_to:
             return
         self._attached_to = optimizer
@@ -132,4 +132,3 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if isinstance(out, Place):
             out = Path(args.output_dir) / FOLDER
         self.watch = request.watch(optimizer, model, out)
-        self.watch.start_at(state.global_step)

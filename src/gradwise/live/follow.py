@@ -126,13 +126,13 @@ class Seer:
             self._tail = Tail(self._folder)
         run = self._tail.look(wish)
         now = self._monotonic()
-        same = before is not None and before.names == run.names
+        seen = -1 if before is None or before.step is None else before.step
         if new and not self._last.trouble:
             arrived = self._first_arrival(run, now)
-        elif same and before is not None and before.step == run.step:
-            arrived = self._last.arrived
-        else:
+        elif run.step is not None and run.step > seen:
             arrived = now
+        else:  # nothing new; or less than before, where a file is damaged or the run was cut back
+            arrived = self._last.arrived
         if run.rate is None:
             run = replace(run, rate=self._observed(run.step, now))
         return Look(run, arrived=arrived)

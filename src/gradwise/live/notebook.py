@@ -87,7 +87,7 @@ def _words(text: str) -> str:
 
 
 def _table(rows: Sequence[str], head: str = "") -> str:
-    style = "border-collapse:collapse;border:0;margin:4px 0;font-size:inherit;"
+    style = "border-collapse:collapse;border:0;margin:4px 0;font-size:inherit;color:inherit;"
     return f"<table style='{style}'>{head}{''.join(rows)}</table>" if rows else ""
 
 

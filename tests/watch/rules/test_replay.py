@@ -25,7 +25,9 @@ def joined(blocks):
 
 
 @pytest.mark.parametrize("every", [1, 7])
-@pytest.mark.parametrize(("records", "values"), [(256, 2**25), (10, 2**25), (256, 5000), (100, 1)])
+@pytest.mark.parametrize(
+    ("records", "values"), [(256, 2**25), (10, 2**25), (256, 5000), (100, 300)]
+)
 def test_blocks_are_the_run(tmp_path, records, values, every):
     stream = troubled(900)
     run = stored(tmp_path / "run", stream, every=every)
@@ -41,8 +43,7 @@ def test_blocks_are_the_run(tmp_path, records, values, every):
 
 def test_only_the_metrics_that_are_wanted(tmp_path):
     run = stored(tmp_path / "run", troubled(900))
-    [part] = blocks_of(run, metrics=["norm"])
-    assert list(part.layers) == ["norm"]
+    assert {name for part in blocks_of(run, metrics=["norm"]) for name in part.layers} == {"norm"}
     with pytest.raises(UserError, match="expected a layer metric among"):
         next(blocks_of(run, metrics=["none"]))
 
@@ -138,16 +139,17 @@ def test_what_only_the_live_run_could_know(tmp_path):
 
 
 def test_a_damaged_part_is_left_out(tmp_path):
-    run = stored(tmp_path / "run", troubled())
-    parts = sorted((tmp_path / "run" / "layers").glob("*.parquet"))
-    parts[0].write_bytes(parts[0].read_bytes()[:100])
+    run = stored(tmp_path / "run", troubled(), close=False)
+    parts = run.files("layers")
+    assert len(parts) > 1
+    parts[-1].write_bytes(parts[-1].read_bytes()[:100])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         run = load(tmp_path / "run")
         told = replay(run)
-    assert run.damaged == (parts[0],)
+    assert run.damaged == (parts[-1],)
     assert "dead" in names(told.alerts)
-    assert told.records > 0
+    assert 600 < told.records < 1000
 
 
 def test_progress_is_told(tmp_path):

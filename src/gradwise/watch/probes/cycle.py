@@ -14,6 +14,7 @@ from gradwise.backends.segments import as_rows, wide_dtype
 from gradwise.layout import real_view
 from gradwise.watch.probes.hooks import (
     Hook,
+    Method,
     after_accumulation,
     at_end_of_backward,
     before_accumulation,
@@ -122,17 +123,36 @@ class Cycle:
     def _give_up(self, reason: str) -> None:
         self.reason = self.reason or reason
 
-    @torch.no_grad()
     def _before(self, i: int, grad: Tensor) -> None:
         """A gradient is about to be added to the sum; or only looked at, by `autograd.grad`."""
-        if self.reason is not None or self._stepping:
-            return
-        try:
-            self._look_before(self._seen[i], self._params[i].grad, grad)
-        except Exception as error:  # whatever it is, it is no reason to stop somebody's training
-            self._give_up(_failed(error))
+        if not self._stepping:
+            self._attempt(self._look_before, i, grad)
 
-    def _look_before(self, seen: _Seen, present: Tensor | None, grad: Tensor) -> None:
+    def _after(self, i: int, param: Tensor) -> None:
+        """The gradient has been added."""
+        self._seen[i].passes += 1
+        if self._stepping:
+            self._give_up(SEVERAL)
+        self._attempt(self._look_after, i, param)
+
+    def _reduced(self, i: int, param: Tensor) -> None:
+        """The backward pass is over, and the gradients are averaged where it was meant to."""
+        self._waiting = False
+        if not self._stepping:
+            self._attempt(self._look_at_all, i, param)
+
+    @torch.no_grad()
+    def _attempt(self, look: Method, i: int, tensor: Tensor) -> None:
+        """Look, unless it is too late for this step; what fails is no reason to end a training."""
+        if self.reason is None:
+            try:
+                look(i, tensor)
+            except Exception as error:
+                kind = type(error).__name__
+                self._give_up(f"measuring the noise scale failed with {kind}: {error}")
+
+    def _look_before(self, i: int, grad: Tensor) -> None:
+        seen, present = self._seen[i], self._params[i].grad
         if grad.layout != torch.strided or (present is not None and present.is_sparse):
             self._give_up(SPARSE)
         elif not holds_values(type(grad)):
@@ -145,21 +165,8 @@ class Cycle:
                 seen.start = None if present is None else _norm(present)
             seen.incoming = _norm(grad)
 
-    @torch.no_grad()
-    def _after(self, i: int, param: Tensor) -> None:
-        """The gradient has been added."""
+    def _look_after(self, i: int, param: Tensor) -> None:
         seen = self._seen[i]
-        seen.passes += 1
-        if self._stepping:
-            self._give_up(SEVERAL)
-        if self.reason is not None:
-            return
-        try:
-            self._look_after(seen, param)
-        except Exception as error:
-            self._give_up(_failed(error))
-
-    def _look_after(self, seen: _Seen, param: Tensor) -> None:
         if seen.incoming is None or param.grad is None:
             self._give_up(USED_UP)
             return
@@ -172,14 +179,9 @@ class Cycle:
             seen.big, seen.mark = _norm(param.grad), _mark(param.grad)
         elif not self._waiting:
             self._waiting = True
-            at_end_of_backward(Hook(self._reduced, 0), param)
+            at_end_of_backward(Hook(self._reduced, i), param)
 
-    @torch.no_grad()
-    def _reduced(self, _: int, __: Tensor) -> None:
-        """The backward pass is over, and the gradients are averaged where it was meant to."""
-        self._waiting = False
-        if self.reason is not None or self._stepping:
-            return
+    def _look_at_all(self, _: int, __: Tensor) -> None:
         self._ends, self._between = self._ends + 1, True
         for i, seen in self._seen.items():
             grad = self._params[i].grad
@@ -201,10 +203,6 @@ class Cycle:
 def _mark(grad: Tensor | None) -> tuple[int, int] | None:
     """What changes where a gradient is replaced, or written by anybody."""
     return None if grad is None else (id(grad), grad._version)
-
-
-def _failed(error: Exception) -> str:
-    return f"measuring the noise scale failed with {type(error).__name__}: {error}"
 
 
 def _norm(tensor: Tensor) -> Tensor:
