@@ -2,10 +2,11 @@
 
     python benchmarks/watch_cost.py [--rounds 60] [--threads 2]
 
-Of each way the cost in the training thread is timed, on the gradients of a real model and for all of
-its layers at every step; and beside it, in the same process, whole training steps (forward, backward,
-SGD with momentum), which the costs are a share of. What a watch does in its background thread is
-counted as CPU seconds. Cockpit is timed where it can be imported, on a model that it can extend.
+Of each way the cost in the training thread is timed, on the gradients of a real model and for all
+of its layers at every step; and beside it, in the same process, whole training steps (forward,
+backward, SGD with momentum), which the costs are a share of. What a watch does in its
+background thread is counted as CPU seconds. Cockpit is timed where it can be imported, on a model
+that it can extend.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def tensorboard(model: nn.Module, folder: str) -> Callable[[], object] | None:
 
 
 def wandb_watch(model: nn.Module, folder: str) -> Callable[[], object] | None:
-    """What `wandb.watch(model, log="gradients", log_freq=1)` does with every gradient, and a log."""
+    """What `wandb.watch(model, log_freq=1)` does with every gradient, and a log."""
     os.environ |= {"WANDB_MODE": "offline", "WANDB_DIR": folder, "WANDB_SILENT": "true"}
     try:
         import wandb

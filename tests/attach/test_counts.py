@@ -60,13 +60,13 @@ def test_passes_over_host_memory(
 ) -> None:
     # One kernel reads all, one maps all; torch is not asked to touch a gradient.
     kernels: list[str] = []
-    inner = native._run
+    inner = native.launch
 
     def run(name: str, *rest: Any) -> None:
         kernels.append(name)
         inner(name, *rest)
 
-    monkeypatch.setattr(native, "_run", run)
+    monkeypatch.setattr(native, "launch", run)
     calls, _ = step("native", key, shape)
     once = ["gradwise_measure", "gradwise_apply"] if key != "none" else ["gradwise_measure"]
     assert kernels == once * 3

@@ -6,17 +6,18 @@ import logging
 import math
 import pickle
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
+from watch_helpers import columns, described, learn, network, steps_of
 
 import gradwise as gw
 from gradwise.errors import UserError
 from gradwise.watch import WatchWarning
-from watch_helpers import columns, described, learn, network, steps_of
 
 
 @pytest.mark.parametrize("transform", [None, "autoscale", "clip", "znorm"])
@@ -159,13 +160,39 @@ def test_nothing_is_left_when_everybody_forgets_it(tmp_path):
     model, optimizer = network()
     watch = gw.watch(optimizer, model, tmp_path / "a")
     learn(model, optimizer, 3, watch)
-    gone = weakref.ref(optimizer)
-    threads = threading.active_count()
+    gone, before = weakref.ref(optimizer), threading.active_count()
     del model, optimizer, watch
     gc.collect()
     assert gone() is None
-    assert threading.active_count() < threads
+    deadline = time.monotonic() + 20
+    while not gw.watch.load(tmp_path / "a").closed and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert steps_of(tmp_path / "a")["step"] == [0, 1, 2]
+    while threading.active_count() > before - 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert threading.active_count() == before - 2
+
+
+def test_the_garbage_collector_waits_for_no_lock(tmp_path):
+    lock = threading.Lock()
+
+    class Careful(gw.watch.Consumer):
+        def take(self, block):
+            with lock:
+                pass
+
+    def forgotten():
+        model, optimizer = network()
+        gw.watch.Recorder(gw.attach(optimizer), tmp_path / "a", consumers=[Careful()])
+        learn(model, optimizer, 1)
+
+    gc.disable()
+    try:
+        with lock:
+            forgotten()
+            gc.collect()  # would hang
+    finally:
+        gc.enable()
 
 
 def test_copies_and_pickles_of_the_optimizer_are_not_watched(tmp_path):
@@ -211,18 +238,18 @@ def test_a_failing_rule_or_sink_costs_no_step(tmp_path, caplog):
 
 
 def test_late_scalars_reach_the_store_and_the_sinks(tmp_path):
-    class Collector(gw.watch.sinks.Sink):
-        rows = []
+    rows = []
 
+    class Collector(gw.watch.sinks.Sink):
         def write(self, step, values, time):
-            self.rows.append((step, values))
+            rows.append((step, values))
 
     model, optimizer = network()
     with gw.watch(optimizer, model, tmp_path / "a", sinks=[Collector(every=1)]) as watch:
         learn(model, optimizer, 3, watch)
         watch.flush()
         watch.log(accuracy=0.5)
-    assert (2, {"accuracy": 0.5}) in Collector.rows
+    assert (2, {"accuracy": 0.5}) in rows
     assert steps_of(tmp_path / "a")["accuracy"][2] == 0.5
 
 

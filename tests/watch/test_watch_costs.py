@@ -5,12 +5,12 @@ import threading
 import pytest
 import torch
 from torch import nn
+from watch_helpers import learn, network, steps_of
 
 import gradwise as gw
 from attach.counting import Calls
-from gradwise.watch import page as page_module
 from gradwise.watch import ledger as ledger_module
-from watch_helpers import learn, network, steps_of
+from gradwise.watch import page as page_module
 
 
 @pytest.mark.parametrize("transform", [None, "autoscale"])
@@ -57,7 +57,7 @@ def test_memory_is_bounded_when_nobody_takes_the_rows(tmp_path, monkeypatch):
     with gw.watch(optimizer, model, tmp_path / "a") as watch:
         learn(model, optimizer, 2, watch)
         recorder = watch._recorder
-        with recorder._pump.turn:  # as if the disk did not answer
+        with recorder._courier._pump.turn:  # as if the disk did not answer
             learn(model, optimizer, 6 * page_module.ROWS, watch)
             assert len(recorder._ledger._pages) <= 3
             assert recorder.lost_steps > 0

@@ -11,11 +11,11 @@ import time
 
 import pytest
 import torch
+from watch_helpers import learn, network, steps_of
 
 import gradwise as gw
 from gradwise.watch import WatchWarning
 from gradwise.watch.store import files as store_files
-from watch_helpers import learn, network, steps_of
 
 
 def content(folder):
@@ -98,8 +98,9 @@ def test_a_checkpoint_loaded_in_the_midst_of_a_run_loses_nothing(tmp_path):
 def test_a_run_that_took_a_sibling_goes_on_there(tmp_path):
     recorded(tmp_path / "a")
     model, optimizer = network()
-    with pytest.warns(WatchWarning), gw.watch(optimizer, model, tmp_path / "a") as watch:
-        learn(model, optimizer, 2, watch)
+    with gw.watch(optimizer, model, tmp_path / "a") as watch:
+        with pytest.warns(WatchWarning):
+            learn(model, optimizer, 2, watch)
         state = optimizer.state_dict()
     model, optimizer = network()
     optimizer.load_state_dict(state)
@@ -130,11 +131,8 @@ def test_somebody_s_files_in_the_folder(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("mine")
     model, optimizer = network()
-    with (
-        pytest.warns(WatchWarning, match="a-2"),
-        gw.watch(optimizer, model, tmp_path / "a") as watch,
-    ):
-        learn(model, optimizer, 1, watch)
+    with gw.watch(optimizer, model, tmp_path / "a"), pytest.warns(WatchWarning, match="a-2"):
+        learn(model, optimizer, 1)
     assert content(tmp_path / "a") == {"notes.txt": b"mine"}
 
 
@@ -142,11 +140,9 @@ def test_two_watches_on_one_folder(tmp_path):
     (one, its), (two, others) = network(), network()
     with gw.watch(its, one, tmp_path / "a") as first:
         learn(one, its, 2, first)
-        with (
-            pytest.warns(WatchWarning, match="a-2"),
-            gw.watch(others, two, tmp_path / "a") as second,
-        ):
-            learn(two, others, 3, second)
+        with gw.watch(others, two, tmp_path / "a") as second:
+            with pytest.warns(WatchWarning, match="a-2"):
+                learn(two, others, 3, second)
             learn(one, its, 2, first)
     assert steps_of(tmp_path / "a")["step"] == [0, 1, 2, 3]
     assert steps_of(tmp_path / "a-2")["step"] == [0, 1, 2]
@@ -188,11 +184,9 @@ def test_a_run_of_a_newer_version(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     model, optimizer = network()
-    with (
-        pytest.warns(WatchWarning, match="nothing is recorded, because .*file"),
-        gw.watch(optimizer, model, tmp_path / "file" / "a") as watch,
-    ):
-        learn(model, optimizer, 3, watch)
+    with gw.watch(optimizer, model, tmp_path / "file" / "a") as watch:
+        with pytest.warns(WatchWarning, match="nothing is recorded, because .*file"):
+            learn(model, optimizer, 3, watch)
         assert watch.path is None
         assert watch.step == 2
     assert (tmp_path / "file").read_text() == "mine"

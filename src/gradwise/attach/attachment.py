@@ -23,6 +23,7 @@ from gradwise.transforms import Autoscale, State, Transform, chain, decide
 Observer = Callable[["Attachment"], None]
 # What a reader is given: the attachment, the gradients, and the loss scale that is still in them.
 Reader = Callable[["Attachment", Sequence[Tensor | None], Tensor | None], None]
+_NOTHING = "identity"  # the name of no transforms
 LAYOUTS = 16  # kept of an optimizer whose parameters get gradients in changing company
 
 
@@ -66,6 +67,7 @@ class Attachment:
         self._params: list[Tensor] = []  # that the layouts are of
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._loaded = False  # whether `state` is out of a checkpoint and has not been used yet
+        self._kept: dict[str, Any] = {}  # state of other transforms, out of a checkpoint
         self._skipped: Tensor | None = None
         self._hook = StepHook(optimizer, self._transform_gradients)
         self._checkpoint = CheckpointHooks(optimizer, self._save, self._load)
@@ -149,12 +151,18 @@ class Attachment:
         self.state = state or None
         self._loaded = True
 
-    def _save(self) -> dict[str, Tensor]:
-        return {} if self._skipped is None else flatten(self.state_dict())
+    def _save(self) -> dict[str, Any]:
+        own = {} if self._skipped is None else flatten(self.state_dict())
+        return {**self._kept, **own}
 
     def _load(self, entries: dict[str, Any]) -> None:
-        if entries:
-            self.load_state_dict(unflatten(entries, self.transform.name))
+        others = {k: v for k, v in entries.items() if not k.startswith(f"{_NOTHING}:")}
+        own, self._kept = others, {}
+        if self.transform.name == _NOTHING:
+            # Who only measures has no use for it; transforms that are attached later may have.
+            own, self._kept = ({}, others) if others else (entries, {})
+        if own:
+            self.load_state_dict(unflatten(own, self.transform.name))
         else:
             self.state = self._skipped = None
 
@@ -242,11 +250,13 @@ def _install(
     if before is not None:  # the same lists: who observes may still leave by the old attachment
         attachment.readers, attachment.observers = before.readers, before.observers
         attachment.extremes = before.extremes
+        if before._kept:
+            attachment._load(before._kept)
     setattr(optimizer, _ATTRIBUTE, attachment)
     return attachment
 
 
-def unwrapped(optimizer: torch.optim.Optimizer | Wrapper) -> torch.optim.Optimizer:
+def unwrapped(optimizer: object) -> torch.optim.Optimizer:
     """The torch optimizer inside what a library has put around it.
 
     Raises:

@@ -60,19 +60,19 @@ class Ledger:
         every: keep every so many steps, counted from step 0.
         step: the last step before the first row.
         layers: the run's.
-        probes: what is measured besides the moments.
+        timed: whether each row has the time.
 
     Attributes:
         step: the last step that began.
         lost_steps: rows given up because nobody took them.
     """
 
-    def __init__(self, every: int, step: int, layers: Layers, probes: Probes) -> None:
+    def __init__(self, every: int, step: int, layers: Layers, timed: bool = False) -> None:
         self.step = step
         self.lost_steps = 0
         self._every = every
         self._layers = layers
-        self._probes = probes
+        self._timed = timed
         self._lock = threading.Lock()
         self._pages: deque[Page] = deque()
         self._row: Row | None = None  # of the last step, where it is kept
@@ -89,19 +89,24 @@ class Ledger:
             self._begin(step)
 
     def read(
-        self, attachment: Attachment, grads: Sequence[Tensor | None], scale: Tensor | None
+        self,
+        probes: Probes,
+        attachment: Attachment,
+        grads: Sequence[Tensor | None],
+        scale: Tensor | None,
     ) -> None:
         """Look at the gradients before the transforms; begins the row if nobody did."""
         with self._lock:
             if not self._begun:
                 self._begin(self.step + 1)
-            self._probes.read(attachment, grads, scale, recorded=self._row is not None)
+            probes.read(attachment, grads, scale, recorded=self._row is not None)
 
     @torch.no_grad()
-    def observe(self, attachment: Attachment, whole: bool) -> None:
+    def observe(self, probes: Probes, attachment: Attachment, whole: bool) -> None:
         """Take down the moments before and after the transforms.
 
         Args:
+            probes: what was measured besides.
             attachment: that has just applied them.
             whole: whether nothing more comes after the update.
         """
@@ -127,25 +132,29 @@ class Ledger:
                     page.put("alpha", affine.scale)
                 elif affine.scale is None:
                     row.scalars["alpha"] = 1.0
-            self._probes.fill(page, row, attachment)
+            probes.fill(page, row, attachment)
             if whole:
                 row.since = time.monotonic()
 
-    def end(self) -> None:
+    def end(self, probes: Probes) -> None:
         """Take down what is known after the update."""
         with self._lock:
             row = self._row
-            self._probes.end(self._pages[-1] if row is not None else None)
+            probes.end(self._pages[-1] if row is not None else None)
             if row is not None:
                 row.since = time.monotonic()
                 self._send(FRESH)
 
-    def log(self, scalars: Mapping[str, float | Tensor]) -> None:
-        """Add scalars to the row that they belong to, see `Recorder.log`."""
+    def log(self, scalars: Mapping[str, float | Tensor], coming: bool) -> None:
+        """Add scalars to the row that they belong to, see `Recorder.log`.
+
+        Args:
+            scalars: checked.
+            coming: whether a backward pass has begun since the last step.
+        """
         with self._lock:
             row, page = self._row, self._pages[-1] if self._pages else None
-            coming = self._probes.backwards > 0 and not self._begun
-            if row is None or page is None or coming:
+            if row is None or page is None or (coming and not self._begun):
                 # Cloned: a running total is likely to be added to in place.
                 for name, value in scalars.items():
                     kept = value.detach().clone() if isinstance(value, Tensor) else value
@@ -196,7 +205,7 @@ class Ledger:
                 given_up = self._pages.popleft()
                 self.lost_steps += len(given_up.rows) - given_up.taken
         page = self._pages[-1]
-        self._row = Row(step, {"time": time.time()} if self._probes.step_metrics else {})
+        self._row = Row(step, {"time": time.time()} if self._timed else {})
         page.rows.append(self._row)
         _fill(page, self._row, self._carried)
         self._logged = step, set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class AllProbes(Probes):
         self._noise: NoiseProbe | None = None
         self._params: Sequence[Tensor] | None = None
         self._found: dict[str, Tensor] = {}
+        self._waiting: dict[str, Tensor | float] = {}  # for the next row
         self._counts: Tensor | None = None
         self._look_at(attachment)
 
@@ -147,26 +149,21 @@ class AllProbes(Probes):
         """Weights and updates, and the two sums of squares that the noise scale follows from."""
         found: dict[str, Any] = {} if self._weights is None else dict(self._weights.after())
         if self._noise is not None:
-            found |= self._noise.end()
-        if page is None:
+            self._waiting |= self._noise.end()
+            self.noise_scale.reason = self._noise.reason
+        if page is None:  # a step that is not recorded
             return
+        found |= self._waiting
+        self._waiting = {}
         for name, value in found.items():
             if isinstance(value, Tensor):
                 page.put(name, value)
             else:
                 page.rows[-1].scalars[name] = float(value)
 
-    def derive(self, rows: Sequence[Row], columns: dict[str, Any]) -> None:
-        """The noise scale at each of the rows, from all pairs of sums so far."""
-        small, big, ratio = (
-            columns.pop(f"noise_{name}", np.full(len(rows), np.nan))
-            for name in ("small", "big", "ratio")
-        )
-        told = np.array([row.scalars.pop("noise_ratio", np.nan) for row in rows])
-        ratio = np.where(np.isnan(told), ratio, told)
-        if self._noise is not None:
-            self.noise_scale.reason = self._noise.reason
-        columns["noise_scale"] = self.noise_scale.column(small, big, ratio)
+    def deriver(self) -> Callable[[Sequence[Row], dict[str, Any]], None]:
+        """The noise scale at each row from all pairs of sums so far."""
+        return partial(_noise_column, self.noise_scale)
 
     def close(self) -> None:
         """Take the hooks off the parameters."""
@@ -180,3 +177,12 @@ def _same(ones: Sequence[Tensor], others: Sequence[Tensor] | None) -> bool:
         and len(ones) == len(others)
         and all(one is other for one, other in zip(ones, others, strict=True))
     )
+
+
+def _noise_column(scale: NoiseScale, rows: Sequence[Row], columns: dict[str, Any]) -> None:
+    small, big, ratio = (
+        columns.pop(f"noise_{name}", np.full(len(rows), np.nan))
+        for name in ("small", "big", "ratio")
+    )
+    told = np.array([row.scalars.pop("noise_ratio", np.nan) for row in rows])
+    columns["noise_scale"] = scale.column(small, big, np.where(np.isnan(told), ratio, told))

@@ -54,8 +54,16 @@ class Probes:
     def end(self, page: Page | None) -> None:
         """Put what is known after the update into the last row of the page, if it is recorded."""
 
-    def derive(self, rows: Sequence[Row], columns: dict[str, Any]) -> None:
-        """Replace columns [K] by what follows from them; the one thing done in another thread."""
+    def deriver(self) -> Callable[[Sequence[Row], dict[str, Any]], None]:
+        """What replaces columns [K] of rows by what follows from them, in another thread.
+
+        It must not keep the parameters alive.
+        """
+        return _nothing
 
     def close(self) -> None:
         """Leave the parameters alone."""
+
+
+def _nothing(rows: Sequence[Row], columns: dict[str, Any]) -> None:
+    """Leave the columns as they are."""

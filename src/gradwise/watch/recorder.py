@@ -5,10 +5,8 @@ Nothing that a training step calls waits for the device, the disk or a consumer.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from operator import methodcaller
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,18 +15,15 @@ from torch import Tensor
 
 from gradwise.attach import Attachment
 from gradwise.errors import UserError
-from gradwise.watch.archive import Archive
 from gradwise.watch.block import Consumer
 from gradwise.watch.columns import (
     Layers,
-    block_of,
-    histograms_of,
     layer_metrics,
     step_metrics,
 )
+from gradwise.watch.courier import Courier
 from gradwise.watch.ledger import Ledger
 from gradwise.watch.probing import Probes
-from gradwise.watch.pump import Pump, close_at_exit
 from gradwise.watch.store import RunWriter, WriteError
 
 FLUSH = 0.7  # seconds between two writes; with `FRESH` or a period of the pump less than one
@@ -59,9 +54,6 @@ class Recorder:
         layers: the run's layers; None makes each of the optimizer's parameters one.
         probes: what is measured besides the gradients' moments.
         consumers: who else takes the records.
-
-    Attributes:
-        failures: how many times a consumer raised something; the first is logged.
 
     Raises:
         UserError: where the folder belongs to another run, see `RunWriter`, or a number is out of
@@ -100,22 +92,25 @@ class Recorder:
             if value < low:
                 raise UserError(f"expected {name} >= {low}, got {name}={value}")
         self.every = every
-        self.failures = 0
         self._attachment = attachment
         self._layers = layers or Layers.of(attachment.names)
         self._probes = probes or Probes()
         before = (first_step if resume_from is None else resume_from) - 1
-        self._ledger = Ledger(every, before, self._layers, self._probes)
+        self._ledger = Ledger(every, before, self._layers, timed=bool(self._probes.step_metrics))
         self._out = None if out is None else Path(out)
         self._writer = None if self._out is None else self._open(self._out, meta, resume_from)
-        archive = [] if self._writer is None else [Archive(self._writer)]
-        self._consumers: list[Consumer] = [*consumers, *archive]
         self._closed = False
         attachment.readers.append(self.read)
         attachment.observers.append(self._observe)
         self._hook = self._probes.after_step(attachment.optimizer, self._end)
-        self._pump = Pump(self._hand_on)
-        close_at_exit(self)
+        self._courier = Courier(
+            self._ledger,
+            self._layers,
+            self._probes.deriver(),
+            self._probes.extremes,
+            consumers,
+            self._writer,
+        )
 
     @property
     def step(self) -> int:
@@ -126,6 +121,11 @@ class Recorder:
     def lost_steps(self) -> int:
         """Rows given up because the thread behind did not get on."""
         return self._ledger.lost_steps
+
+    @property
+    def failures(self) -> int:
+        """How many times a consumer raised something; the first is logged."""
+        return self._courier.failures
 
     @property
     def errors(self) -> int:
@@ -165,9 +165,9 @@ class Recorder:
                     f"expected one real number for {name!r} in log, got a tensor of shape "
                     f"{list(value.shape)} and dtype {value.dtype}"
                 )
-        if self._closed or not self._pump.here:
+        if self._closed or not self._courier.here:
             return
-        self._ledger.log(scalars)
+        self._ledger.log(scalars, coming=self._probes.backwards > 0)
 
     def flush(self) -> None:
         """Write all rows there are, that of the last step included.
@@ -177,10 +177,7 @@ class Recorder:
         Raises:
             WriteError: where the disk refuses; the rows wait in memory for another attempt.
         """
-        with self._pump.turn:
-            self._hand_on(everything=True)
-            if self._writer is not None:
-                self._writer.flush()
+        self._courier.flush()
 
     def close(self, last_step: int | None = None) -> None:
         """Write everything and leave the attachment alone; calling it again does nothing.
@@ -192,7 +189,7 @@ class Recorder:
         Raises:
             WriteError: where the last rows could not be written and are lost.
         """
-        if self._closed or not self._pump.here:
+        if self._closed or not self._courier.here:
             return
         self._closed = True
         for call, calls in (
@@ -204,16 +201,7 @@ class Recorder:
         if self._hook is not None:
             self._hook.remove()
         self._probes.close()
-        self._pump.close()
-        self._ledger.leave()
-        try:
-            with self._pump.turn:
-                self._hand_on(everything=True)
-        finally:
-            self._each(methodcaller("stop"))
-            with contextlib.ExitStack() as stack:  # each is closed, whatever the others raise
-                for consumer in self._consumers:
-                    stack.callback(consumer.close)
+        self._courier.close()
         if last_step is None or self._writer is None or self._out is None:
             return
         written = self._writer.last_step
@@ -236,9 +224,8 @@ class Recorder:
                 raise
 
     def __del__(self) -> None:
-        if hasattr(self, "_pump"):  # otherwise the constructor failed
-            with contextlib.suppress(Exception):
-                self.close()
+        if hasattr(self, "_courier"):  # otherwise the constructor failed
+            self._courier.abandoned = True
 
     def _open(
         self, out: Path, meta: Mapping[str, Any] | None, resume_from: int | None
@@ -265,48 +252,15 @@ class Recorder:
             grads: as they are before the transforms.
             scale: the loss scale that is still in them.
         """
-        if self._closed or not self._pump.here:
+        if self._closed or not self._courier.here:
             return
-        self._ledger.read(attachment, grads, scale)
+        self._ledger.read(self._probes, attachment, grads, scale)
 
     def _observe(self, attachment: Attachment) -> None:
-        if not self._closed and self._pump.here:
-            self._ledger.observe(attachment, whole=self._hook is None)
+        if not self._closed and self._courier.here:
+            self._ledger.observe(self._probes, attachment, whole=self._hook is None)
 
     def _end(self) -> None:
         """After the optimizer's update."""
-        if not self._closed and self._pump.here:
-            self._ledger.end()
-
-    # In the thread behind, or in place of it
-
-    def _hand_on(self, everything: bool = False) -> None:
-        taken = self._ledger.take(everything)
-        for cut in taken.cuts:
-            self._probes.derive(cut.rows, cut.columns)
-            extremes = self._probes.extremes
-            block = block_of(cut.rows, cut.columns, cut.names, self._layers, extremes)
-            histograms = histograms_of(cut.rows, cut.names, self._layers)
-            self._each(methodcaller("take", block))
-            if histograms is not None:
-                self._each(methodcaller("take_histograms", *histograms))
-        for step, scalars in taken.late:
-            self._each(methodcaller("amend", step, scalars))
-        if self._writer is None:
-            return
-        if taken.idle:  # nothing comes in the next moment that could be written with it
-            with contextlib.suppress(WriteError):  # it is counted, and tried again
-                self._writer.flush()
-        else:
-            self._writer.flush_if_due()
-
-    def _each(self, call: Callable[[Consumer], None]) -> None:
-        """Call something of every consumer; one that fails is no reason to forget the others."""
-        for consumer in self._consumers:
-            try:
-                call(consumer)
-            except Exception:
-                self.failures += 1
-                if self.failures == 1:
-                    name = type(consumer).__name__
-                    _log.warning("recording goes on, but %s failed", name, exc_info=True)
+        if not self._closed and self._courier.here:
+            self._ledger.end(self._probes)

@@ -7,7 +7,9 @@ import logging
 import time
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -160,7 +162,7 @@ class Watch:
             self.attachment.readers.append(self._begin)
             self._last_step = time.monotonic()
             self._usual: float | None = None  # backward passes of a step
-            self._ticker = Pump(self._tick)
+            self._ticker = Pump(partial(_tick, weakref.ref(self)))
         setattr(self.optimizer, _ATTRIBUTE, self)
         if model is None and all("param_names" not in g for g in self.optimizer.param_groups):
             warnings.warn(
@@ -291,7 +293,7 @@ class Watch:
         self._recorder.read(attachment, grads, scale)
 
     def _tick(self) -> None:
-        """Now and then, in a thread of its own: whether steps still come."""
+        """Whether steps still come."""
         self._rules.no_step(
             step=self.step,
             backwards=self._probes.backwards,
@@ -350,6 +352,14 @@ def watch_of(optimizer: torch.optim.Optimizer | Wrapper) -> Watch | None:
     """The watch that an optimizer has, if any."""
     found: Watch | None = getattr(unwrapped(optimizer), _ATTRIBUTE, None)
     return found
+
+
+def _tick(watch: weakref.ref[Watch]) -> bool:
+    """Now and then, in a thread that keeps no watch alive."""
+    alive = watch()
+    if alive is not None:
+        alive._tick()
+    return alive is not None
 
 
 def _check(bounds: Sequence[tuple[str, int | None, int]], **at_least_0: int) -> None:

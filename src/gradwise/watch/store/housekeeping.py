@@ -14,6 +14,10 @@ from gradwise.watch.store.shelf import Shelf
 
 __all__ = ["Housekeeper"]
 
+# Strides that a level grows by at once where it has fallen behind: a large part of the level below
+# is decoded once for each time.
+_STRIDES = 16
+
 _PYRAMID = -1  # comes before every merge: pictures wait for it, merges for nobody
 
 
@@ -169,8 +173,9 @@ class Housekeeper:
             if not levels:
                 levels.append(Shelf(self._root, level_spec(table.spec, 1)))
             for source, target in zip([table, *levels], levels, strict=False):
-                if source.behind(target.last) >= CHUNK:
-                    self._jobs[key] = extend(source, target, CHUNK)
+                strides = min(source.behind(target.last) // CHUNK, _STRIDES)
+                if strides:
+                    self._jobs[key] = extend(source, target, strides * CHUNK)
                     if self._advance(key):
                         return key
         for shelf in self.shelves:
