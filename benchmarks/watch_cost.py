@@ -120,8 +120,7 @@ def cockpit_step() -> tuple[Callable[[], object], Callable[[], object]] | None:
     every = lambda step: True  # noqa: E731 - what Cockpit calls a schedule
     cockpit = Cockpit(
         watched.parameters(),
-        quantities=[quantities.GradNorm(every), quantities.UpdateSize(every),
-                    quantities.GradHist1d(every)],
+        quantities=[quantities.GradNorm(every), quantities.GradHist1d(every)],
     )  # fmt: skip
     images, labels = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
     first, second = (torch.optim.SGD(m.parameters(), lr=1e-3) for m in (plain, watched))
@@ -187,7 +186,7 @@ def main() -> None:
         times = interleaved(dict(zip(("without", "with"), found, strict=True)), rounds=30)
         extra = [b - a for a, b in zip(times["without"], times["with"], strict=True)]
         share = quartiles([e / a for e, a in zip(extra, times["without"], strict=True)])
-        print(f"\nCockpit, norm + update + histogram, MLP: {share[1]:.0%} of a step more")
+        print(f"\nCockpit, norm and histogram, MLP: {share[1]:.0%} of a step more")
         rows.append({"case": "cockpit on an MLP", "share_of_step": share[1], "quartiles": share})
     else:
         print("\nCockpit is not installed here")

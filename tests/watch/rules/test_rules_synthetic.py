@@ -158,6 +158,22 @@ class TestExploding:
         assert alert.step == 300
         assert 330 < alert.ended < 1500
 
+    @pytest.mark.parametrize("told", [None, np.nan])
+    def test_where_the_norm_of_the_whole_was_not_recorded(self, told):
+        layers = scaled([(300, 320, ALL, 50)])
+        scalars = {} if told is None else {"grad_norm": np.full(400, told)}
+        [alert] = found(block(layers, scalars), [rules.Exploding()])
+        assert (alert.layer, alert.step) == (None, 300)
+
+    def test_several_layers_within_a_calm_whole(self):
+        small = slice(0, 5)
+        layers = scaled([(0, 400, small, 0.001)], layers=10, sigma=0.05)
+        layers["norm"][300:330, small] *= 100
+        [alert] = self.one(layers)
+        assert (alert.layer, alert.step, alert.ended) == (None, 300, 330)
+        assert "left its trend in 5 of 10 layers (first of all " in alert.message
+        assert f"that of 'layer{alert.message.split('layer')[2][0]}.weight' rose" in alert.message
+
     def test_without_any_layers(self):
         norm = np.exp(0.2 * np.random.default_rng(0).standard_normal(300))
         norm[200:210] *= 100
@@ -184,6 +200,16 @@ class TestVanishing:
         layers["update_ratio"] = layers["update_ratio"] * 0
         [alert] = self.one(layers)
         assert (alert.layer, alert.step) == ("layer1.weight", 20)
+
+    def test_a_share_that_is_small_only_beside_what_it_was(self):
+        for first, count in ((300, 1), (0, 0)):
+            layers = scaled([(first, 800, 1, 4e-4)], steps=800, sigma=0.05)
+            del layers["update_ratio"]
+            assert len(self.one(layers)) == count
+        # A burst is no past to be measured by.
+        layers = scaled([(300, 303, 1, 1e4), (0, 800, 1, 0.01)], steps=800, sigma=0.05)
+        del layers["update_ratio"]
+        assert self.one(layers) == []
 
     def test_not_where_all_shrink_together(self):
         layers = healthy(2000)
@@ -364,6 +390,14 @@ class TestUpdates:
         layers["update_ratio"][::10, 3] = 0.0
         assert self.small(layers) == []
 
+    def test_small_after_it_was_nearly_so(self):
+        layers = healthy(800)
+        layers["update_ratio"][::10, 2] = 5e-7
+        layers["update_ratio"][400::10, 2] = 1e-8
+        assert [alert.step for alert in self.small(layers)] == [400]
+        layers["update_ratio"][100, 2] = 2e-6
+        assert self.small(layers) == []
+
     def test_not_small_for_biases(self):
         layers = healthy(600)
         layers["update_ratio"][::10, [1, 3, 4]] = 1e-9
@@ -511,9 +545,10 @@ class TestNoStep:
 
     def test_begins_and_ends(self):
         clock = rules.NoStep().clock()
-        late, soon = (50, 60.0, 2.0), (3, 1.0, 2.0)
-        first, alert, lasting, over, again = self.feed(clock, late, late, late, soon, soon)
-        assert first is lasting is again is None
+        late, soon, less = (50, 60.0, 2.0), (3, 1.0, 2.0), (21, 60.0, 2.0)
+        times = (late, late, late, less, soon, soon)
+        first, alert, lasting, still, over, again = self.feed(clock, *times)
+        assert first is lasting is still is again is None
         assert (alert.rule, alert.step, alert.layer, alert.value) == ("no-step", 5, None, 50.0)
         assert "50 backward passes and 60 s, where one came every 2 before" in alert.message
         assert over.key == alert.key
