@@ -59,6 +59,7 @@ class AllProbes(Probes):
             "noise": noise_every,
         }
         self.noise_scale = NoiseScale(batch_size)
+        self.units = {"noise_scale": self.noise_scale.unit}
         self.layer_metrics = (
             *(WEIGHT_METRICS if weights_every else ()),
             *(DIRECTION_METRICS if directions else ()),

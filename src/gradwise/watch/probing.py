@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ class Probes:
         layer_metrics: the columns that come of it, one value a layer.
         step_metrics: the columns that come of it, one value a step.
         histogram_edges: see `RunWriter`.
+        units: of columns that have another one than usual.
     """
 
     extremes = False
     layer_metrics: tuple[str, ...] = ()
     step_metrics: tuple[str, ...] = ()
     histogram_edges: tuple[float, ...] = ()
+    units: Mapping[str, str] = MappingProxyType({})
 
     @property
     def backwards(self) -> int:

@@ -237,6 +237,7 @@ class Recorder:
             layer_metrics=(*layer_metrics(probes.extremes), *probes.layer_metrics),
             step_metrics=(*step_metrics(probes.extremes), "alpha", *probes.step_metrics),
             flush_every=FLUSH,
+            units=probes.units,
             histogram_edges=probes.histogram_edges,
             meta=dict(meta or {}),
             resume_from=resume_from,
