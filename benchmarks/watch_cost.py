@@ -155,9 +155,7 @@ def _shape(layer: nn.Module) -> tuple[int, ...]:
     return (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else ()
 
 
-def background(
-    watch: object, optimizer: torch.optim.Optimizer, seconds: float, pause: float
-) -> float:
+def background(optimizer: torch.optim.Optimizer, seconds: float, pause: float) -> float:
     """CPU seconds a step of all threads but this one, while steps come at a real pace."""
     process, own, steps = time.process_time(), time.thread_time(), 0
     end = time.monotonic() + seconds
@@ -227,9 +225,10 @@ def measured(name: str, rounds: int, folder: Path) -> list[dict[str, object]]:
     there = {key: call for key, call in calls.items() if call is not None}
     times = interleaved(there, rounds=rounds, warmup=12)
     step = quartiles(times["a training step"])[1]
-    behind = background(watches[0], watched, 6.0, step)
-    for watch in watches:
+    for watch in watches[1:]:
         watch.close()
+    behind = background(watched, 15.0, step)
+    watches[0].close()
     own = quartiles(times["gradwise watch"])[1]
     mean = sum(times["gradwise watch"]) / len(times["gradwise watch"])
     count = sum(p.numel() for p in params)

@@ -19,7 +19,7 @@ from gradwise.watch.page import Page, Row
 from gradwise.watch.place import WatchWarning
 from gradwise.watch.probing import Probes
 
-FRESH = 0.5  # seconds after which a row is handed on though the next step has not begun
+FRESH = 0.4  # seconds after which a row is handed on though the next step has not begun
 PAGES = 64  # that wait where the thread behind does not get on; then the oldest are given up
 
 

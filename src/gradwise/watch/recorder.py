@@ -26,7 +26,7 @@ from gradwise.watch.ledger import Ledger
 from gradwise.watch.probing import Probes
 from gradwise.watch.store import RunWriter, WriteError
 
-FLUSH = 0.7  # seconds between two writes; with `FRESH` or a period of the pump less than one
+FLUSH = 0.4  # seconds that records wait in the writer at most
 _log = logging.getLogger("gradwise")
 _TAKEN = {
     *step_metrics(extremes=True),

@@ -41,7 +41,7 @@ class Watch:
     `close` ends it before the process does.
 
     No step waits for the device or the disk: statistics gather on the device, and a thread carries
-    them on about four times a second, to the run folder, the rules and the sinks. A full disk or a
+    them on about twice a second, to the run folder, the rules and the sinks. A full disk or a
     sink that fails never stops the training. Transforms that are attached, before or after, stay:
     watching reads the moments that they need anyway.
 

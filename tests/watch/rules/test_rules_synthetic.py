@@ -43,6 +43,12 @@ def test_only_what_compare_records_is_enough_to_be_quiet():
 
 
 class TestNonFinite:
+    def test_one_layer(self):
+        layers = healthy(30)
+        layers["nonfinite"][12, 4] = 1
+        [alert] = found(stream(layers), [rules.NonFinite()])
+        assert alert.message == "the gradient was not finite in layer 'layer4.weight'."
+
     def test_names_the_first_layer_in_the_models_order(self):
         layers = healthy(30)
         layers["nonfinite"][12, [4, 2]] = [5, 3]
@@ -157,6 +163,21 @@ class TestExploding:
         [alert] = self.one(scaled([(300, 3000, ALL, 40)], steps=3000))
         assert alert.step == 300
         assert 330 < alert.ended < 1500
+
+    def test_not_over_before_it_is_well_below(self):
+        layers = scaled([(300, 320, ALL, 50), (320, 380, ALL, 5)], sigma=0.05)
+        [alert] = self.one(layers)
+        assert (alert.step, alert.ended) == (300, 380)
+
+    def test_a_layer_that_joins_late_and_is_not_measured_at_times(self):
+        layers = scaled([(0, 600, 2, 0.003)], steps=600, sigma=0.05)
+        layers["norm"][:200, 2] = np.nan
+        layers["norm"][210:240, 2] = np.nan
+        layers["norm"][5::7] = np.nan
+        assert self.one(layers) == []
+        layers["norm"][400:430, 2] *= 100
+        [alert] = self.one(layers)
+        assert (alert.layer, alert.step, alert.ended) == ("layer2.weight", 400, 430)
 
     @pytest.mark.parametrize("told", [None, np.nan])
     def test_where_the_norm_of_the_whole_was_not_recorded(self, told):
@@ -486,6 +507,12 @@ class TestClipped:
         layers["norm"][:, 3] = 1e-9 * np.random.default_rng(0).random(400)
         assert self.one(layers) == []
 
+    def test_not_over_for_the_rounding_of_a_coarser_type(self):
+        layers = clipped(2.0**-16)
+        layers["norm"][200:] *= np.where(np.arange(200) % 2, 1.0, 1.0003)[:, None]
+        [alert] = self.one(layers)
+        assert alert.ended is None
+
     def test_over_when_it_changes(self):
         layers = clipped(2.0**-16, steps=600)
         free = healthy(600)["norm"]
@@ -505,6 +532,14 @@ class TestStale:
         [alert] = self.one(layers)
         assert (alert.step, alert.ended) == (41, 60)
         assert "exactly that of the step before" in alert.message
+
+    def test_where_backward_passes_were_not_counted(self):
+        layers = healthy(100)
+        for metric in ("norm", "mean"):
+            layers[metric][40:60] = layers[metric][40]
+        few = {name: layers[name] for name in ("norm", "mean")}
+        [alert] = found(block(few), [rules.Stale()])
+        assert (alert.step, alert.ended) == (41, 60)
 
     @pytest.mark.parametrize("metric", ["norm", "mean"])
     def test_not_if_anything_differs(self, metric):
@@ -597,6 +632,22 @@ def test_numbers_out_of_bounds(rule, options, message):
     with pytest.raises(UserError) as caught:
         getattr(rules, rule)(**options)
     assert str(caught.value).startswith(message)
+
+
+def test_what_rules_look_at():
+    norm = np.array([[3.0, 4.0], [np.nan, 2.0], [np.nan, np.nan], [0.0, np.inf]])
+    rates = {"lr": [0.0, 0.0, 0.1, np.nan], "lr/1": [0.0, np.nan, 0.0, np.nan]}
+    view = rules.View(block({"norm": norm}, rates), 10)
+    assert view.records.tolist() == [10, 11, 12, 13]
+    assert view.measured.tolist() == [True, True, False, True]
+    assert view.resting.tolist() == [True, True, False, True]
+    np.testing.assert_equal(view.whole, [5.0, 2.0, np.nan, np.inf])
+    np.testing.assert_equal(view.log_whole, [np.log(5.0), np.log(2.0), np.nan, np.nan])
+    np.testing.assert_equal(view.log_norm[3], [np.nan, np.nan])
+    np.testing.assert_equal(view.scalar("none"), [np.nan] * 4)
+    told = rules.View(block({"norm": norm}, {"grad_norm": [7.0, np.nan, np.nan, 8.0]}), 0)
+    np.testing.assert_equal(told.whole, [7.0, 2.0, np.nan, 8.0])
+    assert not told.resting.any()
 
 
 def test_an_action_that_is_none():
