@@ -37,8 +37,10 @@ class Exploding(Rule):
             times the least of them counts.
         memory: records that the trend remembers. A second trend, ten times slower, notices norms
             that grow so evenly that the first one keeps up; there it takes the factor's square.
-        matters: share of the whole norm below which a layer is left alone: gradients that are
-            noise around zero, as those of a bias before a normalisation, scatter over decades.
+        matters: a layer is left alone while its norm is less than this many times what it would
+            be if all layers had the same. Layers that had little and catch up are no explosion
+            (so it is when a plateau ends), and gradients that are noise around zero, as those of a
+            bias before a normalisation, scatter over decades.
         action: see `AnyRule`.
         streak: see `Rule`; 3, so that one odd batch is not reported.
         calm: see `Rule`; calm is half as far from the trend, in the logarithm.
@@ -53,7 +55,7 @@ class Exploding(Rule):
     sigmas: float = 6.0
     severe: float = 1000.0
     memory: float = 50.0
-    matters: float = 0.01
+    matters: float = 1.0
     streak: int = 3
     calm: int = 20
 
@@ -61,7 +63,7 @@ class Exploding(Rule):
         super().__post_init__()
         at_least(self, sigmas=0, memory=2)
         between(self, 1, np.inf, "factor", "severe")
-        between(self, 0, 1, "matters")
+        between(self, 0, np.inf, "matters")
 
     def begin(self, names: tuple[str, ...]) -> tuple[str | None, ...]:
         """Forget everything; the subjects are the whole and every layer."""
@@ -85,7 +87,9 @@ class Exploding(Rule):
         limit = np.maximum(np.log(self.factor), self.sigmas * followed.spread)
         limit[followed.seen < _FIRST] = np.log(self.severe)
         known = ~np.isnan(above)
-        small = log < view.log_whole[:, None] + np.log(self.matters)
+        equal = np.sqrt(max(len(self._names), 1))
+        small = log < view.log_whole[:, None] + np.log(self.matters / equal)
+        small[:, 0] = False
         bad = ((above > limit) | (slowly > 2 * limit)) & ~small
         calm = ((above < limit / 2) & (slowly < limit)) | small
         # Where the whole rises, the layers rise with it, and it speaks for them.

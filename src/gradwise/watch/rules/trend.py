@@ -14,7 +14,6 @@ _LEARN = 20  # values of a series that its level is the plain mean of
 _REACH = 3.0  # a value moves the level by no more than one this many spreads away would
 _LEAST_SPREAD = 0.1  # ten per cent up or down is never remarkable
 _SLOWER = 10.0  # how much slower the slow level is
-_STEADIER = 4.0  # how much slower the spread is, so that a burst does not count as noise
 _STRIDE = 8  # records after which levels move, by what these had to say together
 
 
@@ -125,8 +124,7 @@ class LogTrend:
         self._slow += np.where(young, rate, self._rate / _SLOWER) * self._slowly
         # 1.25 mean absolute deviations are a standard deviation, for normal noise.
         apart = np.minimum(self._far, _REACH * self._spread * count) * 1.25
-        steady = np.maximum(self._rate / _STEADIER, 1.0 / np.maximum(seen, 1.0))
-        self._spread += steady * (apart - count * self._spread)
+        self._spread += self._rate * (apart - count * self._spread)
         self._lag += self._rate * np.where(young, 0.0, self._near - count * self._lag)
         np.maximum(self._spread, _LEAST_SPREAD, out=self._spread)
         self._seen = seen
