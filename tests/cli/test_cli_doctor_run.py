@@ -27,7 +27,7 @@ def test_explains_what_it_finds(gradwise, run):
     assert "warning exploding, from step 300 to 320: the gradient's norm rose to" in flat
     assert "People lower the learning rate" in flat
     assert "warning non-finite, from step 800 to 801: the gradient was not finite in" in flat
-    assert "warning dead, from step 600 to the end: the gradient of 'layer2.weight' has" in flat
+    assert "warning dead, from step 600 to the end: the gradient of 'layer2.weight' was" in flat
     assert "Nothing to report from: vanishing, frozen," in flat
     assert flat.endswith("In all: 3 warnings.")
 

@@ -96,6 +96,17 @@ def test_a_model_s_parameters_that_the_optimizer_does_not_have_are_layers(tmp_pa
     assert np.isnan(run.metric("norm")[1]).tolist() == [[False, False, True, True]] * 2
 
 
+def test_a_layer_that_the_optimizer_forgot_is_told_of(tmp_path):
+    model, _ = network()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    with gw.watch(optimizer, model, tmp_path / "a") as watch:
+        learn(model, optimizer, 80)
+    (alert,) = [alert for alert in watch.alerts if alert.rule == "frozen"]
+    assert "'0.weight' and '0.bias' never had a gradient" in alert.message
+    assert "made without them" in alert.advice
+    assert gw.watch.read_alerts(tmp_path / "a") == watch.alerts
+
+
 def test_sampled_histograms_and_directions(tmp_path):
     model, optimizer = network()
     seen = []

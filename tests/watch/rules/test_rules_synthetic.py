@@ -221,6 +221,15 @@ class TestVanishing:
         ) == (300, None)
         assert alert.value < 1e-4
 
+    def test_several_layers(self):
+        layers = scaled([(300, 800, slice(0, 4), 1e-5)], steps=800, layers=20)
+        del layers["update_ratio"]
+        [alert] = self.one(layers)
+        assert (alert.layer, alert.value < 1e-4) == (None, True)
+        told = "the gradient vanished in 4 of 20 layers (first of all 'layer"
+        assert alert.message.startswith(told)
+        assert alert.message.endswith(" times the norm that other layers have.")
+
     def test_one_that_was_small_all_along(self):
         layers = scaled([(0, 400, 1, 1e-6)])
         layers["update_ratio"] = layers["update_ratio"] * 0
@@ -512,6 +521,12 @@ class TestClipped:
         layers["norm"][:, 3] = 1e-9 * np.random.default_rng(0).random(400)
         assert self.one(layers) == []
 
+    def test_over_when_it_changes_at_an_ordinary_size(self):
+        layers = clipped(1.0, steps=600)
+        layers["norm"][300:] = healthy(600)["norm"][300:]
+        alerts = self.one(layers)
+        assert [(alert.rule, alert.ended) for alert in alerts] == [("already-clipped", 300)]
+
     def test_not_over_for_the_rounding_of_a_coarser_type(self):
         layers = clipped(2.0**-16)
         layers["norm"][200:] *= np.where(np.arange(200) % 2, 1.0, 1.0003)[:, None]
@@ -534,6 +549,7 @@ class TestStale:
         layers = healthy(100)
         for metric in ("norm", "mean"):
             layers[metric][40:60] = layers[metric][40]
+        layers["norm"] *= 1e-9
         [alert] = self.one(layers)
         assert (alert.step, alert.ended) == (41, 60)
         assert "exactly that of the step before" in alert.message

@@ -103,7 +103,9 @@ class ClippedBeforeUnscale(_Constant):
     def explain(self, found: Found) -> Words:
         """Say what the norm is, and which bound and scale give it."""
         value = found.worst.value
-        message = f"the gradient's norm was the same tiny {shown(value)} for {self.streak} steps"
+        message = (
+            f"the gradient's norm was the same tiny {shown(value)} at {self.streak} recorded steps"
+        )
         message += _made_of(value)
         message += ", while the layers' norms changed."
         return Words(message, _ADVICE_SCALED, "error")
@@ -131,7 +133,7 @@ class AlreadyClipped(_Constant):
     def explain(self, found: Found) -> Words:
         """Say what the norm is."""
         message = f"the gradient's norm was {shown(found.worst.value)} at each of {self.streak} "
-        return Words(f"{message}steps, while the layers' norms changed.", _ADVICE_CLIPPED)
+        return Words(f"{message}recorded steps, while the layers' norms changed.", _ADVICE_CLIPPED)
 
 
 def _made_of(norm: float) -> str:

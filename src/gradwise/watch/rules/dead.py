@@ -59,8 +59,8 @@ class Dead(Rule):
     def explain(self, found: Found) -> Words:
         """Say which layers get no gradient."""
         count = len(found.seen)
-        since = f"for {self.streak} steps"
+        since = f"at {self.streak} recorded steps in a row"
         if count == found.layers > 1:
-            message = f"the gradient of all {count} layers has been exactly zero {since}."
+            message = f"the gradient of all {count} layers was exactly zero {since}."
             return Words(message, _ADVICE_ALL)
-        return Words(f"the gradient of {found.where} has been exactly zero {since}.", _ADVICE)
+        return Words(f"the gradient of {found.where} was exactly zero {since}.", _ADVICE)

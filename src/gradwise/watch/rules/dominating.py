@@ -65,5 +65,5 @@ class Dominating(Rule):
         """Say how large the share is."""
         worst = found.worst
         message = f"{worst.layer!r} alone makes up {worst.value:.1%} of the gradient's squared "
-        message += f"norm, for {self.streak} steps, among {found.layers} layers."
+        message += f"norm, at {self.streak} recorded steps in a row, among {found.layers} layers."
         return Words(message, _ADVICE)

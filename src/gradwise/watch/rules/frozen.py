@@ -18,10 +18,10 @@ _ADVICE = (
     "is to stay frozen."
 )
 _ADVICE_NEVER = (
-    "The optimizer holds these weights, and no loss has ever reached them. Usual causes: a part of "
-    "the model that forward() does not use, a detach() or no_grad() in front of it, or "
-    "requires_grad set to False after the optimizer was made. Take the layer out of the optimizer "
-    "if it is to stay frozen."
+    "No gradient that an optimizer step used has ever come to these weights. Usual causes: the "
+    "optimizer was made without them, a part of the model that forward() does not use, a detach() "
+    "or no_grad() in front of it, or requires_grad set to False after the optimizer was made. If "
+    "they are to stay as they are, set requires_grad to False before the watch begins."
 )
 _OTHERS = 50  # records within which other layers must have moved
 

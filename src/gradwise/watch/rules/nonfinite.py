@@ -118,5 +118,5 @@ class NonFinite(Rule):
             if it.values > it.count:
                 message += f" ({it.values:.0f} values)"
             return Words(f"{message}.", _ADVICE_ONCE, "warning", self._names[it.first])
-        message = f"the gradient has not been finite for {self.persists} steps, now in {where}."
-        return Words(message, _ADVICE_PERSISTS, "error", self._names[it.first])
+        message = f"the gradient was not finite at {self.persists} recorded steps in a row, "
+        return Words(f"{message}now in {where}.", _ADVICE_PERSISTS, "error", self._names[it.first])

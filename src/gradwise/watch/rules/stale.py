@@ -81,8 +81,12 @@ class Stale(Rule):
     def explain(self, found: Found) -> Words:
         """Say for how long."""
         if not found.worst.score:
-            message = f"{self.streak} steps in a row came without a backward pass before them."
+            message = (
+                f"{self.streak} recorded steps in a row came without a backward pass before them."
+            )
             return Words(message, _ADVICE)
-        message = f"for {self.streak} steps the gradient of every layer was exactly that of the "
+        message = (
+            f"at {self.streak} recorded steps the gradient of every layer was exactly that of the "
+        )
         message += f"step before, with a norm of {shown(found.worst.value)}."
         return Words(message, _ADVICE)
