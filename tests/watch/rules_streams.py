@@ -170,3 +170,22 @@ def troubled(steps=1000):
     layers["norm"][600:, 2], layers["zeros"][600:, 2] = 0.0, 1.0
     layers["nonfinite"][800, 1], layers["norm"][800, 1] = 3, np.nan
     return block(layers, {"grad_norm": whole(layers["norm"]), "lr": np.full(steps, 0.1)})
+
+
+BIAS = ("conv.weight", "conv.bias", "norm.weight", "norm.bias", "attn.in_proj_bias", "head.weight")
+ALL = slice(None)
+
+
+def stream(layers, scalars=None, **options):
+    """A block with the norm of the whole and a learning rate, unless told otherwise."""
+    told = {"lr": np.full(len(layers["norm"]), 0.1), "backwards": np.ones(len(layers["norm"]))}
+    return block(layers, {"grad_norm": whole(layers["norm"]), **told, **(scalars or {})}, **options)
+
+
+def scaled(spans, steps=400, **options):
+    """A healthy stream with some gradients multiplied: (from, to, layers, factor)."""
+    layers = healthy(steps, **options)
+    for first, last, which, factor in spans:
+        for metric in ("norm", "mean"):
+            layers[metric][first:last, which] *= factor
+    return layers

@@ -48,11 +48,6 @@ class Alert:
         advice: what it means and what people usually do about it.
         severity: "warning" or "error".
         ended: the step at which it was over; None while it lasts.
-
-    Examples:
-        >>> alert = Alert("dead", 40, "conv1.weight", 1.0, "No gradient.", "Lower lr.", "warning")
-        >>> alert.ended is None
-        True
     """
 
     rule: str
@@ -113,16 +108,7 @@ def read_alerts(run_folder: str | Path) -> list[Alert]:
         return []
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    return [
-        replace(
-            alert,
-            rule=_printable(alert.rule),
-            layer=None if alert.layer is None else _printable(alert.layer),
-            message=_printable(alert.message),
-            advice=_printable(alert.advice),
-        )
-        for alert in alerts.values()
-    ]
+    return [_shown(alert) for alert in alerts.values()]
 
 
 class AlertJournal:
@@ -230,7 +216,7 @@ class AlertJournal:
             event = _event(line)
             if event is not None:
                 alert, ended = event
-                if (alert.step if ended is None else ended) >= step or alert.step >= step:
+                if (alert.step if ended is None else ended) >= step:
                     continue
                 events.append(event)
             kept.append(line if line.endswith(b"\n") else line + b"\n")
@@ -304,6 +290,13 @@ def _number(value: object) -> float | None:
         return float(value)
     except OverflowError:
         return None
+
+
+def _shown(alert: Alert) -> Alert:
+    """The alert as a terminal may show it."""
+    layer = None if alert.layer is None else _printable(alert.layer)
+    told = _printable(alert.message), _printable(alert.advice)
+    return replace(alert, rule=_printable(alert.rule), layer=layer, message=told[0], advice=told[1])
 
 
 def _printable(text: str) -> str:

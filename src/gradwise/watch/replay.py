@@ -13,7 +13,7 @@ from gradwise.watch.store import Run
 
 __all__ = ["Replayed", "blocks_of", "replay"]
 
-_VALUES = 2**25  # in memory at once, about: 256 MiB
+_VALUES = 2**24  # in memory at once, about: 128 MiB, and two or three times that while reading
 _FASTER = 8  # a stretch of steps is at most so many times as long as the one before
 _NOT_JUDGED = ("std", "var", "max_abs", "cosine", "sign_agreement")  # no rule looks at these
 
