@@ -353,6 +353,16 @@ def test_what_is_logged_between_recorded_steps_waits_for_the_next(tmp_path):
     assert steps["accuracy"][1] == 0.6  # of step 6, after the last record
 
 
+def test_what_cannot_be_logged_is_refused_before_the_first_step_too(tmp_path):
+    model, optimizer = network()
+    with gw.watch(optimizer, model, tmp_path / "a") as watch:
+        for _ in range(2):
+            with pytest.raises(UserError, match="other than"):
+                watch.log(alpha=1.0)
+            learn(model, optimizer, 1)
+    assert steps_of(tmp_path / "a")["step"] == [0, 1]
+
+
 def test_learning_rates_of_all_groups_and_as_tensors(tmp_path):
     model, _ = network()
     optimizer = torch.optim.SGD(

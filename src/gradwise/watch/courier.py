@@ -141,7 +141,7 @@ class Courier:
         for consumer in self._consumers:
             try:
                 call(consumer)
-            except Exception:
+            except Exception:  # a consumer may be anybody's code, and the run goes on
                 self.failures += 1
                 if self.failures == 1:
                     name = type(consumer).__name__

@@ -79,11 +79,6 @@ class Page:
         """Whether there is no place for another row."""
         return len(self.rows) == ROWS
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory on the host."""
-        return sum(column.host.nbytes for column in self._columns.values())
-
     def slot(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The last row's place in a column, which is made where there is none, to be written.
 

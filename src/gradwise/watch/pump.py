@@ -51,7 +51,7 @@ class Pump:
                 try:
                     if not self._call():
                         return
-                except Exception:
+                except Exception:  # a thread that dies would be the end of the record
                     self.failures += 1
                     if self.failures == 1:
                         _log.warning("recording goes on, but something failed", exc_info=True)

@@ -157,14 +157,7 @@ class Recorder:
         Raises:
             UserError: for a name that the recorder uses itself, or a tensor of several values.
         """
-        for name, value in scalars.items():
-            if name in _TAKEN:
-                raise UserError(f"expected a name other than {sorted(_TAKEN)} in log, got {name!r}")
-            if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex()):
-                raise UserError(
-                    f"expected one real number for {name!r} in log, got a tensor of shape "
-                    f"{list(value.shape)} and dtype {value.dtype}"
-                )
+        check_scalars(scalars)
         if self._closed or not self._courier.here:
             return
         self._ledger.log(scalars, coming=self._probes.backwards > 0)
@@ -265,3 +258,22 @@ class Recorder:
         """After the optimizer's update."""
         if not self._closed and self._courier.here:
             self._ledger.end(self._probes)
+
+
+def check_scalars(scalars: Mapping[str, float | Tensor]) -> None:
+    """Refuse what cannot be logged.
+
+    Args:
+        scalars: by name.
+
+    Raises:
+        UserError: for a name that the recorder uses itself, or a tensor of several values.
+    """
+    for name, value in scalars.items():
+        if name in _TAKEN:
+            raise UserError(f"expected a name other than {sorted(_TAKEN)} in log, got {name!r}")
+        if isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex()):
+            raise UserError(
+                f"expected one real number for {name!r} in log, got a tensor of shape "
+                f"{list(value.shape)} and dtype {value.dtype}"
+            )

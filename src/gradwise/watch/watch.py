@@ -25,7 +25,7 @@ from gradwise.watch.facts import facts, is_writer
 from gradwise.watch.measuring import AllProbes
 from gradwise.watch.place import Beginning, WatchWarning, take_place
 from gradwise.watch.pump import Pump
-from gradwise.watch.recorder import Recorder
+from gradwise.watch.recorder import Recorder, check_scalars
 from gradwise.watch.rules import AnyRule, Rules
 from gradwise.watch.sinks import Sink, SinkFeed
 
@@ -232,6 +232,7 @@ class Watch:
         if self._recorder is not None:
             self._recorder.log(**scalars)
         elif self._writes and not self._closed:
+            check_scalars(scalars)  # now, and not in the midst of the first step
             self._early.update(scalars)
 
     def flush(self) -> None:
