@@ -313,3 +313,19 @@ def test_a_forked_child_leaves_the_run_alone(tmp_path):
         os.waitpid(child, 0)
         learn(model, optimizer, 1, watch)
     assert steps_of(tmp_path / "a")["step"] == [0, 1, 2]
+
+
+def test_a_full_disk_hides_no_error_of_the_caller(tmp_path, monkeypatch):
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model, optimizer = network()
+
+    def fail():
+        with gw.watch(optimizer, model, tmp_path / "a") as watch:
+            learn(model, optimizer, 1, watch)
+            monkeypatch.setattr(store_files, "write_all", full)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()

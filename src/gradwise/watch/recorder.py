@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +23,8 @@ from gradwise.watch.columns import (
 from gradwise.watch.courier import Courier
 from gradwise.watch.ledger import Ledger
 from gradwise.watch.probing import Probes
-from gradwise.watch.store import RunWriter, WriteError
+from gradwise.watch.store import RunWriter
+from gradwise.watch.store.closing import Closing
 
 FLUSH = 0.4  # seconds that records wait in the writer at most
 _log = logging.getLogger("gradwise")
@@ -35,7 +35,7 @@ _TAKEN = {
 }
 
 
-class Recorder:
+class Recorder(Closing):
     """Records the gradients' dynamics of an optimizer with an `Attachment`.
 
     A row belongs to one step. Left alone, the recorder counts the optimizer's steps; a loop that
@@ -200,21 +200,6 @@ class Recorder:
         written = self._writer.last_step
         if written is not None and written > last_step:
             self._open(self._out, {}, resume_from=last_step + 1).close()
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except WriteError:
-            if kind is None:  # otherwise the caller's own error is the one to see
-                raise
 
     def __del__(self) -> None:
         if hasattr(self, "_courier"):  # otherwise the constructor failed

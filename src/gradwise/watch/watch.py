@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -28,13 +27,14 @@ from gradwise.watch.pump import Pump
 from gradwise.watch.recorder import Recorder, check_scalars
 from gradwise.watch.rules import AnyRule, Rules
 from gradwise.watch.sinks import Sink, SinkFeed
+from gradwise.watch.store.closing import Closing
 
 _log = logging.getLogger("gradwise")
 _ATTRIBUTE = "_gradwise_watch"
 _PREFIX = "gradwise-watch:"
 
 
-class Watch:
+class Watch(Closing):
     """Records what every layer's gradient does, each step, while a model trains as before.
 
     `gradwise.watch(...)` makes one; it needs no further care. `log` adds scalars of your own, and
@@ -264,17 +264,6 @@ class Watch:
             self._recorder.close()
         elif self._writes:
             self._probes.close()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _begin(
         self, attachment: Attachment, grads: Sequence[Tensor | None], scale: Tensor | None

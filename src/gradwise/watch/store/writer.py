@@ -4,13 +4,12 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy.typing as npt
 
 from gradwise.errors import UserError
-from gradwise.watch.store.files import WriteError
+from gradwise.watch.store.closing import Closing
 from gradwise.watch.store.flusher import Flusher
 from gradwise.watch.store.housekeeping import Housekeeper
 from gradwise.watch.store.opening import claim, continued, cut_back
@@ -20,7 +19,7 @@ from gradwise.watch.store.runfile import RunFile, check_edges, check_meta, check
 __all__ = ["RunWriter"]
 
 
-class RunWriter:
+class RunWriter(Closing):
     """Records a run into a folder of Parquet files.
 
     `append` only copies; about once a second what has come together is written as one small
@@ -294,18 +293,3 @@ class RunWriter:
             raise ValueError(f"the writer of {self.path} is closed")
         if not self._lock.held:
             raise ValueError(f"the writer of {self.path} belongs to the process that opened it")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except WriteError:
-            if kind is None:  # otherwise the caller's own error is the one to see
-                raise
