@@ -8,7 +8,7 @@ gw.watch(optimizer, model, "runs/a")   # what every layer's gradient does, each 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradwise import transforms
+from gradwise import optim, transforms
 from gradwise._version import __version__
 from gradwise.affine import Affine
 from gradwise.attach import Attachment, attach, autoscale
@@ -29,6 +29,7 @@ __all__ = [
     "attach",
     "autoscale",
     "measure",
+    "optim",
     "transforms",
     "watch",
 ]

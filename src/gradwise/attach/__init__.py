@@ -1,6 +1,14 @@
 """Attach: everything that touches somebody else's training loop."""
 
-from gradwise.attach.attachment import Attachment, Wrapper, attach, attached, autoscale, unwrapped
+from gradwise.attach.attachment import (
+    Attachment,
+    Wrapper,
+    attach,
+    attached,
+    attachment_of,
+    autoscale,
+    unwrapped,
+)
 from gradwise.attach.checkpoint import CheckpointHooks
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "Wrapper",
     "attach",
     "attached",
+    "attachment_of",
     "autoscale",
     "unwrapped",
 ]

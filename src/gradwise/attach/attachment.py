@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import is_
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +35,19 @@ class Wrapper(Protocol):
     @property
     def optimizer(self) -> Any:
         """The optimizer inside, or another wrapper of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Decision:
+    """What one step's gradients led to."""
+
+    grads: list[Tensor | None]
+    layout: Layout
+    moments: Moments
+    affine: Affine  # in the gradients' true unit
+    stored: Affine  # in the unit that they are stored in
+    state: State
+    ok: Tensor  # 0-d bool: everything is finite
 
 
 class Attachment:
@@ -69,7 +83,9 @@ class Attachment:
         self._loaded = False  # whether `state` is out of a checkpoint and has not been used yet
         self._kept: dict[str, Any] = {}  # state of other transforms, out of a checkpoint
         self._skipped: Tensor | None = None
-        self._hook = StepHook(optimizer, self._transform_gradients)
+        # An optimizer that folds the map into its own update asks for it when it is at that point.
+        folds = getattr(optimizer, "folds_transforms", False)
+        self._hook = None if folds else StepHook(optimizer, self._transform_gradients)
         self._checkpoint = CheckpointHooks(optimizer, self._save, self._load)
 
     def __repr__(self) -> str:
@@ -124,9 +140,10 @@ class Attachment:
 
     def detach(self) -> None:
         """Leave the optimizer as it was; calling it again does nothing."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
         self._checkpoint.remove()
-        if getattr(self.optimizer, _ATTRIBUTE, None) is self:
+        if attachment_of(self.optimizer) is self:
             delattr(self.optimizer, _ATTRIBUTE)
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,11 +186,39 @@ class Attachment:
     @torch.no_grad()
     def _transform_gradients(self) -> None:
         """Measure, decide, apply: one read and one write of the gradients, no host sync."""
+        if (decided := self._decide()) is not None:
+            backends.apply(decided.grads, decided.stored, decided.layout)
+            self._keep(decided)
+
+    @torch.no_grad()
+    def decide(self) -> tuple[Affine, Layout] | None:
+        """Measure and decide for the gradients as they are now, for who applies the map himself.
+
+        Each call counts as a step: the transform's state goes on.
+
+        Returns:
+            The map and the layout of all parameters' gradients in the optimizer's order; None
+            where there is no gradient.
+        """
+        if (decided := self._decide()) is None:
+            return None
+        self._keep(decided)
+        return decided.stored, decided.layout
+
+    def _keep(self, decided: _Decision) -> None:
+        self.moments, self.affine, self.state = decided.moments, decided.affine, decided.state
+        if self._skipped is None:
+            self._skipped = torch.zeros((), dtype=torch.int64, device=decided.ok.device)
+        self._skipped = self._skipped.to(decided.ok.device) + ~decided.ok
+        for observe in tuple(self.observers):
+            observe(self)
+
+    def _decide(self) -> _Decision | None:
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         layout = self._layout(params, grads)
         if not any(layout.present):
-            return
+            return None
         moments = measure_layout(grads, layout, extremes=self.extremes)
         scale = found_inf = None
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
@@ -191,13 +236,7 @@ class Attachment:
             ok = ok & (found_inf.to(moments.device) == 0).all()
         affine, state = decide(self.transform, moments, self._state_for(moments), ok)
         stored = affine if scale is None else affine.in_units_of(scale)
-        backends.apply(grads, stored, layout)
-        self.moments, self.affine, self.state = moments, affine, state
-        if self._skipped is None:
-            self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
-        self._skipped = self._skipped.to(moments.device) + ~ok
-        for observe in tuple(self.observers):
-            observe(self)
+        return _Decision(grads, layout, moments, affine, stored, state, ok)
 
     def _state_for(self, moments: Moments) -> State:
         """The state to go on from, on the moments' device."""
@@ -239,10 +278,15 @@ class Attachment:
 _ATTRIBUTE = "_gradwise_attachment"  # dropped by deepcopy and pickle, as torch's hooks are
 
 
+def attachment_of(optimizer: torch.optim.Optimizer) -> Attachment | None:
+    """The attachment that an optimizer has, if any."""
+    return getattr(optimizer, _ATTRIBUTE, None)
+
+
 def _install(
     optimizer: torch.optim.Optimizer, transform: Transform, names: Mapping[int, str]
 ) -> Attachment:
-    before: Attachment | None = getattr(optimizer, _ATTRIBUTE, None)
+    before = attachment_of(optimizer)
     if before is not None:
         before.detach()
         names = {**before._names, **names}
@@ -334,7 +378,7 @@ def attached(
         UserError: where the first argument is no optimizer.
     """
     optimizer = unwrapped(optimizer)
-    attachment: Attachment | None = getattr(optimizer, _ATTRIBUTE, None)
+    attachment = attachment_of(optimizer)
     if attachment is None:
         return attach(optimizer, model=model)
     attachment.rename(_names_in(model))

@@ -12,37 +12,44 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
+# Roots and selections become vector instructions; every result stays the one IEEE 754 asks for.
+MORE_FLAGS = {"update.c": ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")}
 TIMEOUT = 60.0
 
 
 @cache
-def kernels() -> ctypes.CDLL | str:
-    """The loaded kernels, or a sentence that says why there are none."""
+def kernels(source: str = "kernels.c") -> ctypes.CDLL | str:
+    """The loaded kernels, or a sentence that says why there are none.
+
+    Args:
+        source: which file of kernels; each is compiled when it is asked for first.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return "there is no C compiler (cc, or what CC names)"
     try:
-        library = _compiled(compiler)
+        library = _compiled(compiler, FOLDER / source)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         return f"the C kernels could not be compiled: {error}"
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compiler: str, source: Path) -> Path:
     """The shared library, from the cache or made now; whole or not there."""
+    flags = (*FLAGS, *MORE_FLAGS.get(source.name, ()))
     key = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor()):
+    for part in (source.read_bytes(), compiler.encode(), " ".join(flags).encode(), _processor()):
         key.update(part)
     folder = _cache_folder()
-    library = folder / f"kernels-{key.hexdigest()[:24]}.so"
+    library = folder / f"{source.stem}-{key.hexdigest()[:24]}.so"
     if not library.exists():
         handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
         os.close(handle)
         try:
             subprocess.run(  # noqa: S603 - a fixed command without a shell
-                [compiler, *FLAGS, str(SOURCE), "-o", name],
+                [compiler, *flags, str(source), "-o", name, "-lm"],
                 check=True,
                 capture_output=True,
                 stdin=subprocess.DEVNULL,

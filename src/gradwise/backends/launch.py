@@ -22,6 +22,9 @@ _SIGNATURES = {
     "gradwise_difference": ("ppp", "ip"),
     "gradwise_direction": ("ppp", "ip"),
     "gradwise_histogram": ("pp", "iiip"),
+    "gradwise_update_reduce": ("p", ""),
+    "gradwise_update_begin": ("p", ""),
+    "gradwise_update": ("p", ""),
 }
 
 
@@ -86,7 +89,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @cache
 def _function(name: str) -> Callable[..., None]:
-    library = kernels()
+    library = kernels("update.c") if name.startswith("gradwise_update") else kernels()
     assert not isinstance(library, str)
     function = getattr(library, name)
     function.restype = None
