@@ -105,6 +105,13 @@ class Layout:
         ones = (1,) * len(self)
         return self.cached("merged", lambda: replace(self, rows=ones, cache={}))
 
+    def warm(self) -> None:
+        """Compute all that is cached, so that nothing is left to compute under torch.compile."""
+        for layout in (self, self.merged):
+            for name, value in vars(type(layout)).items():
+                if isinstance(value, cached_property):
+                    getattr(layout, name)
+
     def count(self, device: torch.device) -> Tensor:
         """int64 [S]: the number of values in each segment."""
         return self._constant("count", device, torch.int64, lambda: self.segment_numels)

@@ -80,6 +80,7 @@ class Attachment:
         self._names = dict(names)  # by id of the parameter
         self._params: list[Tensor] = []  # that the layouts are of
         self._layouts: dict[tuple[object, ...], Layout] = {}
+        self._ready: Layout | None = None  # of the gradients of a step that is being compiled
         self._loaded = False  # whether `state` is out of a checkpoint and has not been used yet
         self._kept: dict[str, Any] = {}  # state of other transforms, out of a checkpoint
         self._skipped: Tensor | None = None
@@ -205,6 +206,27 @@ class Attachment:
         self._keep(decided)
         return decided.stored, decided.layout
 
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Make what depends on no value, for a step that torch.compile is about to trace.
+
+        The layout, the constants that transforms take from it and the first state are objects of
+        the host, which tracing could not make; it finds them made.
+        """
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        grads = [p.grad for p in params]
+        self._ready = self._layout(params, grads)
+        if any(self._ready.present):
+            moments = measure_layout(grads, self._ready, "foreach", self.extremes)
+            self._ready.warm()
+            # One tensor under two names, as an `init` may give, would stay one for the tracer.
+            self.state = {key: value.clone() for key, value in self._state_for(moments).items()}
+            if self._skipped is None:
+                self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
+            if self.transform.needs_params:
+                moments = with_params(moments, params)
+            decide(self.transform, moments, self.state)
+
     def _keep(self, decided: _Decision) -> None:
         self.moments, self.affine, self.state = decided.moments, decided.affine, decided.state
         if self._skipped is None:
@@ -216,7 +238,9 @@ class Attachment:
     def _decide(self) -> _Decision | None:
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
-        layout = self._layout(params, grads)
+        compiling = torch.compiler.is_compiling()
+        layout = self._ready if compiling else self._layout(params, grads)
+        assert layout is not None
         if not any(layout.present):
             return None
         moments = measure_layout(grads, layout, extremes=self.extremes)

@@ -57,6 +57,8 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     Raises:
         UserError: where the forced backend is unknown or cannot run on that device.
     """
+    if torch.compiler.is_compiling():
+        return "foreach"  # the one that torch.compile can trace
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if name is None:
         if device.type != "cpu":

@@ -49,6 +49,12 @@ class FoldingOptimizer(torch.optim.Optimizer):
         elif transform is not None:
             attach(self, *transform)
 
+    def _prepare(self) -> None:
+        """Called where torch.compile does not trace, before a step that it does."""
+        attachment = attachment_of(self)
+        if attachment is not None and torch.compiler.is_compiling():
+            attachment.prepare()
+
     def _decided(self) -> Fold | None:
         """Decide for the gradients that are there now; None where nothing is to be mapped."""
         attachment = attachment_of(self)

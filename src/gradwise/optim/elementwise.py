@@ -177,8 +177,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            fold = self._decided()
             shares = self._shares()
+            fold = self._decided()
             self._before(shares, fold)
             for share in shares:
                 self._update(share, fold)
@@ -209,6 +209,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
         *buffers: list[Any],
     ) -> None:
         """Fill the empty lists, making state where there is none; torch.compile knows the name."""
+        self._prepare()
         names = self._buffers(group)
         for param in group["params"]:
             grad = param.grad
@@ -313,7 +314,9 @@ class ElementwiseOptimizer(FoldingOptimizer):
     def _update_one(self, share: Share, fold: Fold | None) -> None:
         group, target = share.group, share.params[0]
         step = share.steps[0].add_(1) if self.counts else None
-        grad = share.grads[0] if fold is None else fold(share.places[0], share.grads[0])
+        grad = share.grads[0]
+        if fold is not None:
+            grad = fold(share.places[0], grad, self.wide)
         grad = -grad if group["maximize"] else grad
         param, grad = real_view(target), real_view(grad.resolve_conj())
         buffers = [real_view(values[0]) for values in share.buffers]
@@ -349,7 +352,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
         """
         group, grads = share.group, share.grads
         if fold is not None:
-            grads = fold.all(share.places, grads)
+            grads = fold.all(share.places, grads, self.wide)
         if group["maximize"]:
             grads = list(torch._foreach_neg(grads))
         params, buffers = share.params, share.buffers

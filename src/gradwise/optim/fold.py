@@ -41,13 +41,14 @@ class Fold:
         """What is taken off gradient i before the factor, as `scale`; None for 0."""
         return self._part(self.affine.shift, i) if self.affine.shifts(i) else None
 
-    def __call__(self, i: int, grad: Tensor) -> Tensor:
+    def __call__(self, i: int, grad: Tensor, wide: bool = False) -> Tensor:
         """The mapped gradient of parameter i: a new tensor, or `grad` where nothing changes it.
 
         Args:
             i: place of the parameter among those of all groups.
             grad: real or complex, which counts as pairs of reals. Narrow types are mapped in
-                float32 and rounded once.
+                float32.
+            wide: leave it in float32 then, instead of rounding it to the gradient's type.
 
         Raises:
             UserError: for a sparse gradient that the map would shift.
@@ -65,9 +66,12 @@ class Fold:
         if grad.is_complex():
             pairs = real_view(grad.resolve_conj())
             return torch.view_as_complex(self._map(pairs, scale, shift, i))
-        return self._map(grad, scale, shift, i)
+        mapped = self._map(grad, scale, shift, i)
+        return mapped if wide else mapped.to(grad.dtype)
 
-    def all(self, places: Sequence[int], grads: Sequence[Tensor]) -> list[Tensor]:
+    def all(
+        self, places: Sequence[int], grads: Sequence[Tensor], wide: bool = False
+    ) -> list[Tensor]:
         """The mapped gradients of several parameters; one call for all where it only scales."""
         scale = self.affine.scale
         if self.affine.shift is None and scale is not None and scale.dim() == 0:
@@ -76,22 +80,19 @@ class Fold:
             if whole and kinds <= set(_WIDE) and all(map(self.touches, places)):
                 factor = scale.to(kinds.pop())
                 return list(torch._foreach_mul(list(grads), factor))
-        return [self(i, grad) for i, grad in zip(places, grads, strict=True)]
+        return [self(i, grad, wide) for i, grad in zip(places, grads, strict=True)]
 
     def _map(self, grad: Tensor, scale: Tensor | None, shift: Tensor | None, i: int) -> Tensor:
+        """In one call, in float32 or wider."""
         wide = grad if grad.dtype in _WIDE else grad.float()
         if scale is not None and shift is not None:
             offset = self._part(self._offset, i)
             assert offset is not None
-            # Where the factor is 1 the difference is exact, as it has to be when mean and value
-            # are close; the other form rounds once more but needs one call.
-            mapped = torch.addcmul(offset.to(wide.dtype), wide, scale.to(wide.dtype))
-        elif shift is not None:
-            mapped = wide - shift.to(wide.dtype)
-        else:
-            assert scale is not None
-            mapped = wide * scale.to(wide.dtype)
-        return mapped if mapped.dtype == grad.dtype else mapped.to(grad.dtype)
+            return torch.addcmul(offset.to(wide.dtype), wide, scale.to(wide.dtype))
+        if shift is not None:
+            return wide - shift.to(wide.dtype)
+        assert scale is not None
+        return wide * scale.to(wide.dtype)
 
     def _part(self, vector: Tensor | None, i: int) -> Tensor | None:
         if vector is None or not self.touches(i):
