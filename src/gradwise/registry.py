@@ -13,13 +13,23 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
+
+from torch import nn
 
 from gradwise.errors import UserError
 
 Kind = Literal["transform", "optimizer"]
 T = TypeVar("T", bound=Callable[..., Any])
+
+_PACKAGES = ("gradwise.transforms", "gradwise.optim")
+# What an optimizer's constructor takes besides the method's own numbers: objects that text cannot
+# name, and switches for how it runs, which do not change what it computes.
+_MACHINERY = frozenset(
+    {"params", "model", "transform", "foreach", "fused", "capturable", "differentiable", "maximize"}
+)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,32 @@ class Method:
     equation: str
     tag: str
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What text may give, with its default; `inspect.Parameter.empty` where there is none.
+
+        Of an optimizer these are its numbers and choices: what it works on, its transforms and how
+        it runs on the device are not for text.
+        """
+        hidden = _MACHINERY if self.kind == "optimizer" else frozenset[str]()
+        return {
+            name: self.defaults.get(name, parameter.default)
+            for name, parameter in inspect.signature(self.factory).parameters.items()
+            if name not in hidden and parameter.kind not in _VARIADIC
+        }
+
+    def takes(self, argument: str) -> bool:
+        """Whether the class has a parameter of that name, be it for text or not.
+
+        Args:
+            argument: the name.
+        """
+        return argument in inspect.signature(self.factory).parameters
+
     def signature(self) -> str:
         """The name with its arguments and their defaults, as `--methods` takes them."""
         parts = []
-        for name, parameter in inspect.signature(self.factory).parameters.items():
-            default = self.defaults.get(name, parameter.default)
+        for name, default in self.arguments.items():
             shown = "" if default is inspect.Parameter.empty else f"={default!r}"
             parts.append(f"{name}{shown}")
         return f"{self.name}({', '.join(parts)})" if parts else self.name
@@ -88,7 +119,7 @@ def register(
 
 @cache
 def _discover() -> None:
-    for package_name in ("gradwise.transforms",):
+    for package_name in _PACKAGES:
         package = importlib.import_module(package_name)
         for module in pkgutil.iter_modules(package.__path__, package_name + "."):
             importlib.import_module(module.name)
@@ -138,7 +169,7 @@ def parse(spec: str) -> tuple[Method, dict[str, Any]]:
     arguments = dict(method.defaults)
     if bracket:
         arguments |= _literals(text, f"f({rest}")
-    allowed = inspect.signature(method.factory).parameters
+    allowed = method.arguments
     for key in arguments:
         if key not in allowed:
             names = ", ".join(allowed) or "no arguments"
@@ -163,13 +194,32 @@ def _literals(text: str, call: str) -> dict[str, Any]:
 
 
 def build(spec: str) -> Any:
-    """The transform (or the optimizer class with its arguments bound) that a text names.
+    """The transform, or the optimizer class with its arguments bound, that a text names.
+
+    An optimizer's arguments are tried on a small layer, so that a wrong one is told here and not
+    where training begins.
 
     Raises:
         UserError: as `parse` does, and where an argument is out of its bounds.
+
+    Examples:
+        >>> build("clip(max_norm=0.5)")
+        ClipNorm(max_norm=0.5)
     """
     method, arguments = parse(spec)
     try:
-        return method.factory(**arguments)
+        if method.kind == "transform":
+            return method.factory(**arguments)
+        bound = partial(method.factory, **arguments)
+        _try_out(method, bound)
     except (TypeError, ValueError) as error:
         raise UserError(f"method {spec.strip()!r}: {error}") from error
+    return bound
+
+
+def _try_out(method: Method, optimizer: partial[Any]) -> None:
+    layer = nn.Linear(2, 2)
+    given: dict[str, Any] = {"model": layer} if method.takes("model") else {}
+    if method.arguments.get("lr") is inspect.Parameter.empty and "lr" not in optimizer.keywords:
+        given["lr"] = 1e-3
+    optimizer(layer.named_parameters(), **given)

@@ -77,8 +77,9 @@ def run_inline(jobs, settings, dataset, at_once, listen):
         arm = resolve(job.method, settings.optimizer)
         data = data_of(settings)
         assert data.fingerprint == dataset
+        own = job.settings(settings)
         result = Trial(
-            settings, arm, job.seed, data, job.folder, lambda event, job=job: listen(job, event)
+            own, arm, job.seed, data, job.folder, lambda event, job=job: listen(job, event)
         ).run()
         listen(job, {"event": "done", **result})
     return {}

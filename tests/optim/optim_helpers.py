@@ -22,15 +22,21 @@ ROUTES: dict[str, dict[str, bool]] = {
     "kernel": {"fused": True},
 }
 each_route = pytest.mark.parametrize("route", ROUTES)
-# Nothing chosen: the kernel for what it takes, lists or the loop for the rest.
-each_route_and_none = pytest.mark.parametrize("route", [*ROUTES, "unchosen"])
+# Step counts that the host does not read; and nothing chosen, which is the kernel for what it
+# takes, lists or the loop for the rest.
+OTHERS: dict[str, dict[str, bool]] = {
+    "capturable loop": {"foreach": False, "capturable": True},
+    "capturable lists": {"foreach": True, "capturable": True},
+    "unchosen": {},
+}
+every_route = pytest.mark.parametrize("route", [*ROUTES, *OTHERS])
 
 
 def by(route: str) -> dict[str, bool]:
     """The options that choose a route; skips where no compiler is there for the kernel."""
     if route == "kernel" and (reason := update.missing("sgd")):
         pytest.skip(reason)
-    return ROUTES.get(route, {})
+    return {**ROUTES, **OTHERS}[route]
 
 
 def parameters(start: Sequence[Tensor]) -> list[torch.nn.Parameter]:

@@ -34,10 +34,10 @@ def test_a_heatmap_is_read_by_keyboard(tab: Tab) -> None:
     for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
         tab.page.keyboard.press(key)
     status = tab.page.locator("#heat .heat .status")
-    assert status.inner_text().startswith("sgd, stem.norm.bias, step 0")
+    status.filter(has_text="sgd, stem.norm.bias, step 0").wait_for()  # drawn in a later frame
     tab.page.keyboard.press("Enter")
     title = tab.page.locator("#heat .layer h3")
-    assert title.inner_text() == "Std of the gradient of stem.norm.bias"
+    title.filter(has_text="Std of the gradient of stem.norm.bias").wait_for()
 
 
 def test_heatmap_values_are_those_of_the_run(tab: Tab) -> None:

@@ -33,14 +33,14 @@ import click
     default="sgd,center,autoscale,znorm,clip",
     show_default=True,
     metavar="LIST",
-    help="What to compare: optimizers (sgd, adamw, ...), transforms "
-    "(see `gradwise methods`), with arguments, as clip(max_norm=0.5), or joined, as "
+    help="What to compare: optimizers of torch (sgd, adamw, ...), optimizers and transforms of "
+    "gradwise (see `gradwise methods`), with arguments, as clip(max_norm=0.5), or joined, as "
     "adamw+center+clip.",
 )
 @click.option(
     "--baseline",
     metavar="METHOD",
-    help="What the others are compared with.  [default: the first plain optimizer]",
+    help="What the others are compared with.  [default: the first of torch's optimizers]",
 )
 @click.option(
     "--seeds",
@@ -63,8 +63,16 @@ import click
 )
 @click.option(
     "--lr",
+    metavar="RATE|LIST",
+    help="Peak learning rate of all methods. Of a list such as 0.01,0.1,1 every method runs with "
+    "each, and is judged by the one that does best on training rows that are held out for that.  "
+    "[default: 0.1 for sgd, 0.001 for adamw, ..., of gradwise's own what their papers say]",
+)
+@click.option(
+    "--validation",
     type=float,
-    help="Peak learning rate of all methods.  [default: 0.1 for sgd, 0.001 for adamw, ...]",
+    metavar="SHARE",
+    help="Share of the training rows that a list of learning rates holds out.  [default: 0.1]",
 )
 @click.option(
     "--momentum", type=float, help="Momentum of optimizers that have one.  [default: 0.9]"
@@ -101,6 +109,7 @@ def compare(
     methods: str,
     baseline: str | None,
     seeds: str,
+    lr: str | None,
     out: Path | None,
     jobs: int | None,
     as_json: bool,
@@ -112,13 +121,14 @@ def compare(
     accuracy to the baseline are paired by seed; the table says of each method whether it is
     better, worse, or whether no difference was detected. The folder gets report.html, report.md
     and summary.json. After Ctrl-C or a crash, the same command finishes the job; methods and seeds
-    can be added to a finished one.
+    can be added to a finished one, and learning rates to a list of them.
 
     \b
     Examples:
       gradwise compare --methods sgd,autoscale,clip --seeds 5
       gradwise compare --data cifar10 --data-dir ~/data --model resnet20 --epochs 30
       gradwise compare --optimizer adamw --methods "adamw,autoscale,clip(max_norm=0.5)"
+      gradwise compare --methods "adamw,sgdf,hgm(gamma=0.3)" --lr 0.001,0.01,0.1,1
       gradwise compare --data my_module:load --model my_module:net --out runs/mine
     """  # noqa: D301 - a real backspace: click keeps the lines that follow
     from gradwise.cli.output import print_json
@@ -127,18 +137,20 @@ def compare(
     from gradwise.errors import UserError
     from gradwise.lab.compare import compare_methods
     from gradwise.lab.methods import split_methods
-    from gradwise.lab.settings import parse_seeds, settings_for
+    from gradwise.lab.settings import parse_rates, parse_seeds, settings_for
     from gradwise.report import write_report
 
     if ":" in f"{data}{given['model'] or ''}":
         # Code of the user's finds its neighbours, also those that it imports late.
         sys.path.append(os.getcwd())
-    settings = settings_for(data, given)  # the other options are its fields
+    rates = None if lr is None else parse_rates(lr)
+    settings = settings_for(data, {**given, "lr": rates})  # the other options are its fields
     names, numbers = split_methods(methods), parse_seeds(seeds)
     folder = out or Path("runs") / f"{data}-{settings.model}".replace(":", "-").replace("/", "-")
     # Standard output is for the answer: what code of the user's prints goes elsewhere.
     told = contextlib.redirect_stdout(sys.stderr)
-    with told, follow(len(names) * len(numbers)) as listen:
+    trials = len(names) * len(numbers) * max(len(settings.grid), 1)
+    with told, follow(trials) as listen:
         summary = compare_methods(
             settings,
             names,

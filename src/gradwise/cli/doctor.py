@@ -116,7 +116,7 @@ def _device(name: str) -> dict[str, Any]:
     import torch
 
     import gradwise as gw
-    from gradwise.lab.settings import cores
+    from gradwise.lab.device import cores
 
     kind = torch.device(name).type
     dtypes: list[str] = []

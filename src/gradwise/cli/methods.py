@@ -40,12 +40,16 @@ def methods(name: str | None, as_json: bool) -> None:
         screen.print(Text(f"{method.paper}, {method.url}, {method.equation}, {method.tag}\n"))
         screen.print(Text(inspect.getdoc(method.factory) or method.summary))
         return
-    for method in chosen:
-        screen.print(Text(f"{method.name}", style="bold"), Text(f"  {method.summary}"))
-        source = f"{method.equation}\n{method.paper}, {method.url}  {method.tag}"
-        screen.print(Padding(Text(source, style="dim"), (0, 0, 1, 4)))
+    for kind, title in (("transform", "Transforms"), ("optimizer", "Optimizers")):
+        of_kind = [method for method in chosen if method.kind == kind]
+        if of_kind:
+            screen.print(Text(f"{title}\n", style="bold underline"))
+        for method in of_kind:
+            screen.print(Text(f"{method.name}", style="bold"), Text(f"  {method.summary}"))
+            source = f"{method.equation}\n{method.paper}, {method.url}  {method.tag}"
+            screen.print(Padding(Text(source, style="dim"), (0, 0, 1, 4)))
     screen.print(
-        "Plain torch optimizers (sgd, adamw, ...) are methods as well, and methods join with +, "
-        "as adamw+center+clip. One in full: gradwise methods NAME",
+        "Plain torch optimizers (sgd, adamw, ...) are methods as well, and transforms join an "
+        "optimizer with +, as adamw+center+clip. One in full: gradwise methods NAME",
         style="dim",
     )

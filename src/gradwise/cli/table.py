@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from gradwise.cli.output import console
+from gradwise.lab.job import rate_text
 from gradwise.lab.statistics import NO_DIFFERENCE
 
 _STYLES = {"better": "green", "worse": "red", "baseline": "dim"}
 
 
 def print_comparison(summary: dict[str, Any]) -> None:
-    """Print accuracies, differences and verdicts, then notes and failures.
+    """Print accuracies, differences and verdicts, the grid if there is one, notes and failures.
 
     Args:
         summary: what `summary.json` holds.
@@ -32,6 +33,8 @@ def print_comparison(summary: dict[str, Any]) -> None:
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; mean and 95 % interval over "
         "seeds, differences in points paired by seed, p corrected for the number of methods (Holm)."
     )
+    if "grid" in summary:
+        _print_grid(screen, summary)
     for line in problems(summary):
         screen.print(Text(line, style="yellow"))
     for note in summary["notes"]:
@@ -52,6 +55,13 @@ def problems(summary: dict[str, Any]) -> list[str]:
             elif status == "failed":
                 reason = method["failures"].get(str(seed), "unknown")
                 lines.append(f"{name} seed {seed} failed: {reason}")
+        for entry in method.get("grid", ()):
+            if entry["learning_rate"] != method["learning_rate"]:
+                rate = rate_text(entry["learning_rate"])
+                lines += [
+                    f"{name} lr {rate} seed {seed} failed: {reason}"
+                    for seed, reason in entry["failures"].items()
+                ]
     lines.extend(f"not a fair comparison: {d}" for d in summary["fairness"]["differences"])
     if not summary["finished"]:
         lines.append("The same command tries again what is missing.")
@@ -63,8 +73,10 @@ def _row(summary: dict[str, Any], name: str) -> dict[str, str]:
     method = summary["methods"][name]
     compared = next((c for c in summary["comparisons"] if c["method"] == name), None)
     seconds = method["wall_time_s"]["mean"]
+    rate = method["learning_rate"]
     row = {
         "name": name,
+        **({"lr": "-" if rate is None else rate_text(rate)} if "grid" in summary else {}),
         "accuracy": _percent(method["test_accuracy"]),
         "difference": "",
         "p": "",
@@ -83,7 +95,8 @@ def _print_rows(screen: Console, rows: list[dict[str, str]], against: str) -> No
     for verdict in (NO_DIFFERENCE, "\n".join(NO_DIFFERENCE.rsplit(" ", 1))):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column("method", no_wrap=True)
-        for title in ("test accuracy", against, "p", "time"):
+        chosen = ("lr",) if "lr" in rows[0] else ()
+        for title in (*chosen, "test accuracy", against, "p", "time"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for row in rows:
@@ -97,11 +110,47 @@ def _print_rows(screen: Console, rows: list[dict[str, str]], against: str) -> No
             screen.print(table, "")
             return
     for row in rows:
-        line = Text.assemble((row["name"], "bold"), f": {row['accuracy']}, ")
+        rate = f" lr {row['lr']}" if "lr" in row else ""
+        line = Text.assemble((row["name"], "bold"), f"{rate}: {row['accuracy']}, ")
         screen.print(line.append(row["verdict"], style=_STYLES.get(row["verdict"], "")))
         details = [f"{row['difference']} {against}, p {row['p']}"] if row["difference"] else []
         screen.print(Text(f"  {', '.join([*details, row['time']])}"))
     screen.print()
+
+
+def _print_grid(screen: Console, summary: dict[str, Any]) -> None:
+    """Validation accuracies by method and learning rate; a list where a table is too wide."""
+    grid = summary["grid"]
+    title = f"validation accuracy by learning rate, {grid['budget']}; * is chosen"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("lr", no_wrap=True)
+    for rate in grid["learning_rates"]:
+        table.add_column(rate_text(rate), justify="right", no_wrap=True)
+    rows = {
+        name: [_cell(entry, method["learning_rate"]) for entry in method["grid"]]
+        for name, method in summary["methods"].items()
+    }
+    for name, cells in rows.items():
+        table.add_row(Text(name), *map(Text, cells))
+    screen.print("", title, "", sep="\n")
+    wide = Measurement.get(screen, screen.options.update(width=1000), table).maximum
+    if wide <= screen.width:
+        screen.print(table, "")
+        return
+    for name, cells in rows.items():
+        pairs = zip(grid["learning_rates"], cells, strict=True)
+        told = ", ".join(f"{rate_text(rate)}: {cell}" for rate, cell in pairs)
+        screen.print(Text.assemble((name, "bold"), f"  {told}"))
+    screen.print()
+
+
+def _cell(entry: dict[str, Any], chosen: float | None) -> str:
+    """The mean of a method with one learning rate, and what did not go well."""
+    mean = entry["validation_accuracy"]["mean"]
+    text = "-" if mean is None else f"{100 * mean:.2f} %"
+    diverged = entry["status"].count("diverged")
+    told = f" ({diverged} diverged)" if diverged else ""
+    return f"{text}{told}{'*' if entry['learning_rate'] == chosen else ' '}"
 
 
 def _percent(accuracy: dict[str, Any]) -> str:

@@ -9,15 +9,17 @@ from typing import Any
 
 from gradwise.errors import UserError
 from gradwise.lab.data import Dataset, load
+from gradwise.lab.device import cores
 from gradwise.lab.files import write_json
 from gradwise.lab.folder import claim, locked
-from gradwise.lab.job import Job
+from gradwise.lab.holdout import held_out_rows, hold_out
+from gradwise.lab.job import Job, trial_folder
 from gradwise.lab.methods import Arm, make_optimizer, resolve_all
 from gradwise.lab.models import build
 from gradwise.lab.process import Event
 from gradwise.lab.runner import Listener, run_jobs
 from gradwise.lab.seeding import seed_everything
-from gradwise.lab.settings import Settings, check_seeds, cores
+from gradwise.lab.settings import Settings, check_seeds
 from gradwise.lab.summary import summarise
 
 
@@ -38,13 +40,17 @@ def compare_methods(
     the same call after a kill at any moment gives the numbers of an uninterrupted one. The summary
     is written anew whenever a trial ends, so that there is one on what there is.
 
+    Where `settings.lr` is a grid, every method runs with each of its learning rates and every seed,
+    and is judged by the one whose mean accuracy is best on rows held out of the training set; the
+    test set takes no part in the choice. Methods, seeds and learning rates can be added later.
+
     Args:
         settings: what all trials share.
         methods: such as `["sgd", "autoscale", "clip(max_norm=0.5)"]`; see `resolve`.
         seeds: one trial a method and seed.
         out: the comparison's folder.
-        baseline: what the others are compared with; None takes the first method without a
-            transform, or else the first.
+        baseline: what the others are compared with; None takes the first of torch's optimizers
+            without a transform, or else the first method without one, or else the first.
         jobs: processes at a time; None fills the CPU cores, or is 1 on a GPU.
         command: the command line that asked for it, for the report.
         listen: told about each trial's progress: `(job, event)` with "kept" (it had a result
@@ -60,6 +66,11 @@ def compare_methods(
     settings = settings.resolved()
     arms = resolve_all(methods, settings.optimizer)
     check_seeds(seeds)
+    if settings.validation is not None and not settings.grid:
+        raise UserError(
+            "expected a list of learning rates to choose from with "
+            f"validation={settings.validation:g}, got lr={settings.lr}"
+        )
     baseline = _baseline(baseline, arms)
     if jobs is None:
         jobs = max(cores() // settings.threads, 1) if settings.device == "cpu" else 1
@@ -70,6 +81,9 @@ def compare_methods(
     dataset = load(settings.data, data_dir).subset(settings.limit_train, settings.limit_test)
     _rehearse(settings, arms, dataset)
     fingerprint, test_rows = dataset.fingerprint, len(dataset.test_y)
+    held_out = 0
+    if settings.validation is not None:
+        held_out = held_out_rows(len(dataset.train_y), settings.validation)
     del dataset  # the trials load their own
     gc.collect()
 
@@ -84,8 +98,9 @@ def compare_methods(
     }
     # Seed by seed, so that an early look compares all methods on the seeds there are.
     trials = [
-        Job(arm.name, seed, out / "trials" / arm.folder / f"seed-{seed}")
+        Job(arm.name, seed, trial_folder(out / "trials" / arm.folder, seed, rate), rate)
         for seed in seeds
+        for rate in settings.grid or (None,)
         for arm in arms
     ]
     with locked(out):
@@ -94,7 +109,7 @@ def compare_methods(
         failed: dict[Job, str] = {}
 
         def summary() -> dict[str, Any]:
-            told = summarise(out, config, arms, results, failed, test_rows)
+            told = summarise(out, config, arms, results, failed, test_rows, held_out)
             write_json(out / "summary.json", told)
             return told
 
@@ -120,8 +135,9 @@ def compare_methods(
 
 def _baseline(asked: str | None, arms: Sequence[Arm]) -> str:
     names = [arm.name for arm in arms]
-    plain = [arm.name for arm in arms if not arm.transform.transforms]
-    baseline = (plain or names)[0] if asked is None else "".join(asked.split())
+    plain = [arm.name for arm in arms if arm.plain]
+    untouched = [arm.name for arm in arms if not arm.transform.transforms]
+    baseline = (plain or untouched or names)[0] if asked is None else "".join(asked.split())
     if baseline not in names:
         raise UserError(f"expected the baseline to be one of {', '.join(names)}, got {baseline!r}")
     return baseline
@@ -136,12 +152,20 @@ def _rehearse(settings: Settings, arms: Sequence[Arm], dataset: Dataset) -> None
     rows = len(dataset.train_y)
     if rows < 2:
         raise UserError(f"expected at least 2 training rows to make a batch of, got {rows}")
+    if settings.validation is not None:
+        hold_out(dataset, settings.validation)
+    for arm in arms:
+        if arm.closure is not None and settings.amp == "fp16":
+            raise UserError(
+                f"method {arm.name!r} evaluates a batch several times a step, which a loss scale "
+                "does not allow: choose amp='off' or 'bf16' instead of amp='fp16'"
+            )
     seed_everything(0)
     try:
         model = build(settings.model, num_classes=dataset.num_classes, in_shape=dataset.in_shape)
         for arm in arms:
-            rate = settings.learning_rate(arm.optimizer)
-            make_optimizer(arm, model, rate, settings.momentum, settings.weight_decay)
+            for rate in settings.grid or (settings.learning_rate(arm.optimizer),):
+                make_optimizer(arm, model, rate, settings.momentum, settings.weight_decay)
     except UserError:
         raise
     except (RuntimeError, MemoryError, TypeError, ValueError) as error:

@@ -54,8 +54,8 @@ def _refuse_foreign(out: Path) -> None:
 def claim(out: Path, config: dict[str, Any]) -> None:
     """Write `config.json`, or check that the one there belongs to the same comparison.
 
-    Methods and seeds may be added to a folder; every other setting decides the numbers of trials
-    that are there already, so it has to be the same.
+    Methods and seeds may be added to a folder, and learning rates to a grid of them; every other
+    setting decides the numbers of trials that are there already, so it has to be the same.
 
     Args:
         out: the folder, held with `locked`.
@@ -95,6 +95,10 @@ def _differences(
     lists = {key: before.get(key) for key in ("methods", "seeds")}
     if not isinstance(old, dict) or not all(isinstance(items, list) for items in lists.values()):
         raise UserError(f"{path} is damaged: it lacks settings, methods or seeds")
+    grids = [settings.get("lr") for settings in (old, new)]
+    if all(isinstance(rates, list) for rates in grids):  # of which more may be asked for
+        lists["lr"], old = grids[0], {**old, "lr": grids[1]}
+    asked = {**now, "lr": grids[1]}
     differing = [
         f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
         for key in sorted(set(old) | set(new))
@@ -105,7 +109,7 @@ def _differences(
         differing.append("the data set's content is another")
     gone = []
     for key, items in lists.items():
-        missing = [str(item) for item in items or () if item not in now[key]]
+        missing = [str(item) for item in items or () if item not in asked[key]]
         if missing:
             gone.append(f"{key} {', '.join(missing)}")
     return differing, gone

@@ -9,6 +9,7 @@ from typing import Any
 from gradwise.errors import UserError
 from gradwise.lab.files import read_json
 from gradwise.lab.outcome import sound_result
+from gradwise.lab.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,31 @@ class Job:
         method: as `--methods` names it.
         seed: the trial's seed.
         folder: where its files go.
+        lr: its learning rate, where methods run with several; None where the settings say it all.
     """
 
     method: str
     seed: int
     folder: Path
+    lr: float | None = None
+
+    @property
+    def arm(self) -> str:
+        """The method, and the learning rate where methods run with several."""
+        return self.method if self.lr is None else f"{self.method} lr {rate_text(self.lr)}"
 
     @property
     def label(self) -> str:
         """How the trial is called in messages."""
-        return f"{self.method} seed {self.seed}"
+        return f"{self.arm} seed {self.seed}"
+
+    def settings(self, shared: Settings) -> Settings:
+        """The trial's settings.
+
+        Args:
+            shared: what all trials share, with all learning rates.
+        """
+        return shared.at(self.lr)
 
     @property
     def failure_file(self) -> Path:
@@ -44,4 +60,28 @@ class Job:
             result = read_json(path)
         except UserError:
             return None
-        return result if sound_result(result, self.method, self.seed) else None
+        return result if sound_result(result, self.method, self.seed, self.lr) else None
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate in words and names of folders; different ones look different.
+
+    Args:
+        rate: above 0.
+
+    Examples:
+        >>> rate_text(0.1), rate_text(1.0), rate_text(1e-5)
+        ('0.1', '1', '1e-05')
+    """
+    return repr(float(rate)).removesuffix(".0")
+
+
+def trial_folder(arm: Path, seed: int, lr: float | None) -> Path:
+    """Where a trial's files go.
+
+    Args:
+        arm: the method's folder.
+        seed: the trial's seed.
+        lr: its learning rate, where methods run with several.
+    """
+    return (arm if lr is None else arm / f"lr-{rate_text(lr)}") / f"seed-{seed}"

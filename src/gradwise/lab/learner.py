@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gradwise.attach import Attachment, attach
 from gradwise.lab.augment import Augment
 from gradwise.lab.data import Dataset
+from gradwise.lab.evaluation import Evaluations
 from gradwise.lab.fairness import model_checksum
 from gradwise.lab.methods import Arm, make_optimizer
 from gradwise.lab.models import build
@@ -73,6 +74,7 @@ class Learner:
             settings.weight_decay,
         )
         self.attachment: Attachment = attach(self.optimizer, arm.transform, model=self.model)
+        self._closure = arm.closure
         self.steps = 0
         self._peak = settings.learning_rate(arm.optimizer)
         self._factor = lr_factor(
@@ -102,17 +104,34 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        with self._autocast():
-            outputs = self.model(inputs)
-            loss = F.cross_entropy(
-                outputs.float(), targets, label_smoothing=self.augment.label_smoothing
-            )
+        if self._closure is not None:
+            return self._evaluated(inputs, targets, backward=self._closure == "gradient")
+        loss = self._loss(inputs, targets)
         self.optimizer.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.steps += 1
         return loss.detach()
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with self._autocast():
+            outputs = self.model(inputs)
+            return F.cross_entropy(
+                outputs.float(), targets, label_smoothing=self.augment.label_smoothing
+            )
+
+    def _evaluated(self, inputs: Tensor, targets: Tensor, *, backward: bool) -> Tensor:
+        """A step of an optimizer that evaluates the batch itself, as often as it likes."""
+        batch = Evaluations(
+            self.model, self.optimizer, lambda: self._loss(inputs, targets), backward=backward
+        )
+        # torch's own optimizers are annotated for a number and take a tensor.
+        self.optimizer.step(batch)  # type: ignore[arg-type]
+        batch.close()
+        self.steps += 1
+        assert batch.first is not None
+        return batch.first
 
     def evaluate(self, rows: Tensor, labels: Tensor) -> tuple[float, float]:
         """How well the model does on rows that it does not learn from; this waits for the device.

@@ -26,6 +26,8 @@ class History:
         train_loss: mean loss over the epoch's batches, as it was optimized.
         test_loss: mean cross entropy over the test set.
         test_accuracy: share of the test set that is classified rightly.
+        validation_loss: as `test_loss`, over rows held out of the training set; empty without any.
+        validation_accuracy: likewise.
     """
 
     step: list[int] = field(default_factory=list)
@@ -33,6 +35,8 @@ class History:
     train_loss: list[float] = field(default_factory=list)
     test_loss: list[float] = field(default_factory=list)
     test_accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
 
     def add(self, **values: float) -> None:
         """Add an epoch; takes one value for each list.
@@ -44,8 +48,9 @@ class History:
             getattr(self, name).append(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for JSON and checkpoints."""
-        return asdict(self)
+        """Plain lists, for JSON and checkpoints; those of a validation where there is one."""
+        lists = asdict(self)
+        return {k: v for k, v in lists.items() if v or not k.startswith("validation")}
 
 
 def verdict(history: History, diverged_at: int | None, num_classes: int) -> dict[str, Any]:
@@ -75,24 +80,53 @@ def verdict(history: History, diverged_at: int | None, num_classes: int) -> dict
     }
 
 
-def sound_result(result: dict[str, Any], method: str, seed: int) -> bool:
+def validated(history: History, diverged_at: int | None, num_classes: int) -> dict[str, Any]:
+    """The part of the result that says how well it went on rows held out of the training set.
+
+    Args:
+        history: the curves, with those of the validation.
+        diverged_at: as in `verdict`.
+        num_classes: of the data set.
+
+    Examples:
+        >>> validated(History(), 3, 10)
+        {'validation_accuracy': 0.1, 'validation_loss': None}
+    """
+    diverged = diverged_at is not None
+    return {
+        "validation_accuracy": 1 / num_classes if diverged else history.validation_accuracy[-1],
+        "validation_loss": None if diverged else history.validation_loss[-1],
+    }
+
+
+def sound_result(result: dict[str, Any], method: str, seed: int, lr: float | None = None) -> bool:
     """Whether a `result.json` is of this trial and holds what a summary needs.
 
     Args:
         result: as read.
         method: the trial's method.
         seed: the trial's seed.
+        lr: the trial's learning rate where it is one of a grid; such a trial has a validation.
     """
-    accuracy, skipped = result.get("test_accuracy"), result.get("skipped")
+    skipped = result.get("skipped")
+    if lr is not None:
+        if result.get("learning_rate") != lr or not _share(result.get("validation_accuracy")):
+            return False
+        loss = result.get("validation_loss")
+        if loss is not None and not isinstance(loss, int | float):
+            return False
     return (
         result.get("method") == method
         and result.get("seed") == seed
         and result.get("status") in (FINISHED, DIVERGED)
-        and isinstance(accuracy, int | float)
-        and 0 <= accuracy <= 1
+        and _share(result.get("test_accuracy"))
         and isinstance(skipped, int)
         and all(isinstance(result.get(key), str) for key in ("init_checksum", "batches_checksum"))
     )
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def versions_here() -> dict[str, str]:

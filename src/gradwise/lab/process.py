@@ -31,7 +31,7 @@ class TrialProcess:
 
     Args:
         job: the trial.
-        settings: what all trials share.
+        settings: what all trials share, with all learning rates.
         dataset: fingerprint of the data that the trial has to find.
         events: takes `(self, event)` for all it tells, and `(self, None)` when it has ended.
 
@@ -52,7 +52,7 @@ class TrialProcess:
         write_json(
             spec,
             {
-                "settings": settings.to_dict(),
+                "settings": job.settings(settings).to_dict(),
                 "method": job.method,
                 "seed": job.seed,
                 "folder": str(job.folder.resolve()),

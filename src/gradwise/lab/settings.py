@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,13 +12,18 @@ import torch
 
 from gradwise.errors import UserError
 from gradwise.lab.augment import SETTINGS as AUGMENTATIONS
-from gradwise.lab.methods import DEFAULT_LR, check_optimizer
+from gradwise.lab.device import resolve_device
+from gradwise.lab.methods import check_optimizer, usual_lr
 from gradwise.lab.seeding import MAX_SEED
 
 SCHEDULES = ("cosine", "step", "constant")
 AMP_MODES = ("auto", "off", "bf16", "fp16")
 MAX_SEEDS = 1000  # a number above it is a slip, or meant as the one seed to run
 MAX_THREADS = 1024
+MAX_RATES = 100
+VALIDATION = 0.1  # share of the training rows that is held out to choose learning rates by
+
+Rates = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class Settings:
         model: built-in name or `module:function`.
         epochs: passes over the training set.
         batch_size: rows a step; an incomplete last batch is left out.
-        optimizer: name of a torch optimizer, under every method that is a transform.
-        lr: peak learning rate; None takes the optimizer's usual one.
+        optimizer: name of an optimizer, under every method that is a transform.
+        lr: peak learning rate; None takes the optimizer's usual one. Several in a tuple are a grid:
+            every method runs with each of them, and keeps the one that does best on rows held out
+            of the training set.
         momentum: of optimizers that have one.
         weight_decay: as the optimizer means it.
         schedule: "cosine" to 0, "step" (a tenth after 50 % and again after 75 %), "constant".
@@ -45,6 +51,8 @@ class Settings:
         amp: "auto" (bfloat16 on a GPU that has it, float16 on an older one), "off", "bf16", "fp16".
         threads: CPU threads a trial; part of the settings because sums depend on it.
         record_every: steps between two records of the gradients' dynamics; 0 records nothing.
+        validation: share of the training rows that is held out to choose learning rates by, the
+            same ones in every trial; None for `VALIDATION` in a grid and none otherwise.
 
     Raises:
         UserError: where a value is out of its bounds, naming it and them.
@@ -63,7 +71,7 @@ class Settings:
     epochs: int = 15
     batch_size: int = 64
     optimizer: str = "sgd"
-    lr: float | None = None
+    lr: Rates | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "cosine"
@@ -75,6 +83,7 @@ class Settings:
     amp: str = "auto"
     threads: int = 1
     record_every: int = 1
+    validation: float | None = None
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
@@ -93,8 +102,7 @@ class Settings:
                 raise UserError(f"expected {name} >= {low}, got {name}={getattr(self, name)}")
         if self.threads > MAX_THREADS:
             raise UserError(f"expected threads <= {MAX_THREADS}, got threads={self.threads}")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise UserError(f"expected a finite lr > 0, got lr={self.lr}")
+        self._check_rates()
         if not 0 <= self.momentum < 1:
             raise UserError(f"expected 0 <= momentum < 1, got momentum={self.momentum}")
         for name in ("weight_decay", "warmup_epochs"):
@@ -105,11 +113,43 @@ class Settings:
                 f"expected warmup_epochs <= epochs={self.epochs}, "
                 f"got warmup_epochs={self.warmup_epochs}"
             )
+        if self.validation is not None and not 0 < self.validation < 1:
+            raise UserError(f"expected 0 < validation < 1, got validation={self.validation}")
         resolve_device(self.device)
+
+    def _check_rates(self) -> None:
+        listed = isinstance(self.lr, tuple)
+        rates = self.lr if isinstance(self.lr, tuple) else () if self.lr is None else (self.lr,)
+        for at, rate in enumerate(rates):
+            if not 0 < rate < math.inf:
+                raise UserError(f"expected a finite lr > 0, got lr={rate}")
+            if rate in rates[:at]:
+                raise UserError(f"expected every lr once, got lr={rate:g} twice")
+        if listed and not 2 <= len(rates) <= MAX_RATES:
+            raise UserError(
+                f"expected lr to be one number or a list of 2 to {MAX_RATES}, got {len(rates)}"
+            )
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The learning rates of a grid in ascending order; empty where there is no grid."""
+        return tuple(sorted(self.lr)) if isinstance(self.lr, tuple) else ()
+
+    def at(self, rate: float | None) -> Settings:
+        """The settings of a trial: with one learning rate of the grid.
+
+        Args:
+            rate: out of `grid`; None where there is no grid.
+        """
+        return self if rate is None else replace(self, lr=rate)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `config.json` holds them; `data_dir` is absolute."""
         values = asdict(self)
+        if isinstance(self.lr, tuple):
+            values["lr"] = list(self.lr)
+        if self.validation is None:  # said only where there is something to say
+            del values["validation"]
         if self.data_dir is not None:
             values["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return values
@@ -117,7 +157,8 @@ class Settings:
     def resolved(self) -> Settings:
         """The same with the device and the precision that "auto" stands for on this machine.
 
-        They decide the numbers, so a comparison that goes on elsewhere has to ask for them.
+        They decide the numbers, so a comparison that goes on elsewhere has to ask for them. So does
+        the share of rows that a grid of learning rates holds out.
         """
         device = resolve_device(self.device)
         amp = self.amp
@@ -127,7 +168,8 @@ class Settings:
                 # torch also emulates bfloat16 where the hardware lacks it, which helps nobody.
                 native = torch.cuda.is_bf16_supported(including_emulation=False)
                 amp = "bf16" if native else "fp16"
-        return replace(self, device=str(device), amp=amp)
+        held_out = VALIDATION if self.grid and self.validation is None else self.validation
+        return replace(self, device=str(device), amp=amp, validation=held_out)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -136,14 +178,25 @@ class Settings:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"unknown setting {unknown[0]!r}: written by a newer gradwise?")
+        if isinstance(values.get("lr"), list):
+            values = {**values, "lr": tuple(values["lr"])}
         try:
             return cls(**values)
         except TypeError as error:
             raise UserError(f"settings are not valid: {error}") from error
 
     def learning_rate(self, optimizer: str) -> float:
-        """The peak learning rate under an optimizer."""
-        return self.lr if self.lr is not None else DEFAULT_LR.get(optimizer, 1e-3)
+        """The peak learning rate under an optimizer.
+
+        Args:
+            optimizer: its name.
+
+        Raises:
+            UserError: where there is a whole grid of them; see `at`.
+        """
+        if isinstance(self.lr, tuple):
+            raise UserError(f"expected a trial to have one lr, got a list of {len(self.lr)}")
+        return usual_lr(optimizer) if self.lr is None else self.lr
 
 
 # What a data set is usually trained with; the user's own data has to name its model.
@@ -172,25 +225,26 @@ def settings_for(data: str, given: dict[str, Any]) -> Settings:
     return Settings(**{"data": data, **_USUAL.get(data, {}), **told})
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device that a name stands for.
+def parse_rates(text: str) -> Rates:
+    """A learning rate from "0.1", or a grid of them from "0.01,0.1,1".
+
+    Args:
+        text: what the user wrote.
 
     Raises:
-        UserError: where there is no such device here.
+        UserError: where the text is neither. Bounds are the settings' affair.
+
+    Examples:
+        >>> parse_rates("0.1"), parse_rates("0.01, 0.1, 1")
+        (0.1, (0.01, 0.1, 1.0))
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("cpu")
     try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
-    if device.type == "meta":
-        raise UserError("device 'meta' cannot be used here: it holds no values")
-    return device
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"expected lr to be a number or a list such as 0.01,0.1,1, got {text!r}"
+        ) from None
+    return rates if len(rates) > 1 else rates[0]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -242,10 +296,3 @@ def check_seeds(seeds: Sequence[int]) -> None:
             raise UserError(f"expected 0 <= seed <= {MAX_SEED}, got seed {seed}")
         if seed in seeds[:at]:
             raise UserError(f"expected every seed once, got {seed} twice")
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gradwise._version import __version__
+from gradwise.lab.grid import budget, choose, grid_notes, of_rate
 from gradwise.lab.job import Job
 from gradwise.lab.methods import Arm
 from gradwise.lab.outcome import FINISHED
@@ -27,6 +28,7 @@ def summarise(
     results: Mapping[Job, dict[str, Any] | None],
     failed: Mapping[Job, str],
     test_rows: int,
+    held_out: int = 0,
 ) -> dict[str, Any]:
     """Everything `summary.json` holds.
 
@@ -37,21 +39,27 @@ def summarise(
         results: of all trials, None where there is none; within a method seed by seed.
         failed: why trials have no result.
         test_rows: rows in the test set; accuracies are multiples of its inverse.
+        held_out: rows held out of the training set, where methods run with a grid of learning
+            rates; their results are then those of the rate that was chosen.
     """
-    accuracy: dict[str, dict[int, float]] = {arm.name: {} for arm in arms}
-    for job, result in results.items():
-        if result is not None:
-            accuracy[job.method][job.seed] = float(result["test_accuracy"])
+    rates = _grid(config)
+    of_arm = {arm.name: {j: r for j, r in results.items() if j.method == arm.name} for arm in arms}
+    chosen = {name: choose(rates, own) if rates else None for name, own in of_arm.items()}
+    # While nothing is known, a method is what it is with the first rate: not run yet.
+    shown = {
+        name: of_rate(chosen[name] if chosen[name] or not rates else rates[0], own)
+        for name, own in of_arm.items()
+    }
+    accuracy = {
+        name: {job.seed: float(r["test_accuracy"]) for job, r in own.items() if r is not None}
+        for name, own in shown.items()
+    }
     comparisons = compare(config["baseline"], accuracy, resolution=1.0 / test_rows)
-    return {
+    methods = {arm.name: _method(out, arm, shown[arm.name], failed) for arm in arms}
+    told: dict[str, Any] = {
         "format": 1,
         "baseline": config["baseline"],
-        "methods": {
-            arm.name: _method(
-                out, arm, {j: r for j, r in results.items() if j.method == arm.name}, failed
-            )
-            for arm in arms
-        },
+        "methods": methods,
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "fairness": _fairness(results),
         "notes": _notes(config, arms, results),
@@ -59,34 +67,88 @@ def summarise(
         "versions": _versions(results),
         "finished": all(result is not None for result in results.values()),
     }
+    if rates:
+        for name, own in of_arm.items():
+            methods[name]["grid"] = [_of_rate(out, rate, own, failed) for rate in rates]
+        missing = sum(result is None for result in results.values())
+        seeds = len(config["seeds"])
+        told["notes"] = [*grid_notes(rates, seeds, held_out, chosen, missing), *told["notes"]]
+        told["grid"] = {
+            "learning_rates": list(rates),
+            "seeds": seeds,
+            "trials_per_method": len(rates) * seeds,
+            "budget": budget(rates, seeds),
+            "chosen_by": "mean validation accuracy",
+            "validation_rows": held_out,
+            "final": not missing,
+        }
+    return told
+
+
+def _grid(config: dict[str, Any]) -> tuple[float, ...]:
+    """The learning rates in ascending order; empty where there is no grid of them."""
+    rates = config["settings"]["lr"]
+    return tuple(sorted(rates)) if isinstance(rates, list) else ()
+
+
+def _accuracy(results: Mapping[Job, dict[str, Any] | None], key: str) -> dict[str, Any]:
+    values = [None if r is None else float(r[key]) for r in results.values()]
+    present = [value for value in values if value is not None]
+    mean, interval = mean_ci(present) if present else (None, None)
+    return {"values": values, "mean": mean, "ci95": interval}
+
+
+def _ends(
+    out: Path, results: Mapping[Job, dict[str, Any] | None], failed: Mapping[Job, str]
+) -> dict[str, Any]:
+    """How the trials ended and where they are, seed by seed."""
+    return {
+        "status": [
+            result["status"] if result is not None else "failed" if job in failed else "missing"
+            for job, result in results.items()
+        ],
+        "failures": {str(job.seed): reason for job, reason in failed.items() if job in results},
+        "folder": [str(job.folder.relative_to(out)) for job in results],
+    }
+
+
+def _of_rate(
+    out: Path,
+    rate: float,
+    results: Mapping[Job, dict[str, Any] | None],
+    failed: Mapping[Job, str],
+) -> dict[str, Any]:
+    """What became of a method with one learning rate of the grid."""
+    own = of_rate(rate, results)
+    return {
+        "learning_rate": rate,
+        "validation_accuracy": _accuracy(own, "validation_accuracy"),
+        "test_accuracy": _accuracy(own, "test_accuracy"),
+        **_ends(out, own, failed),
+    }
 
 
 def _method(
     out: Path, arm: Arm, results: Mapping[Job, dict[str, Any] | None], failed: Mapping[Job, str]
 ) -> dict[str, Any]:
     done = [result for result in results.values() if result is not None]
-    values = [None if r is None else float(r["test_accuracy"]) for r in results.values()]
-    present = [value for value in values if value is not None]
-    mean, interval = mean_ci(present) if present else (None, None)
 
     def average(key: str) -> dict[str, float | None]:
         numbers = [float(r[key]) for r in done if r.get(key) is not None]
         return {"mean": sum(numbers) / len(numbers) if numbers else None}
 
+    ends = _ends(out, results, failed)
     return {
-        "test_accuracy": {"values": values, "mean": mean, "ci95": interval},
+        "test_accuracy": _accuracy(results, "test_accuracy"),
         "seeds": [job.seed for job in results],
-        "status": [
-            result["status"] if result is not None else "failed" if job in failed else "missing"
-            for job, result in results.items()
-        ],
-        "failures": {str(job.seed): reason for job, reason in failed.items() if job in results},
+        "status": ends["status"],
+        "failures": ends["failures"],
         "wall_time_s": average("wall_time_s"),
         "samples_per_s": average("samples_per_s"),
         "peak_memory_bytes": average("peak_memory_bytes"),
         "skipped": sum(int(r["skipped"]) for r in done),
         "learning_rate": done[0].get("learning_rate") if done else None,
-        "folder": [str(job.folder.relative_to(out)) for job in results],
+        "folder": ends["folder"],
         "summary": arm.summary,
         "paper": arm.paper,
         "url": arm.url,
@@ -99,7 +161,7 @@ def _fairness(results: Mapping[Job, dict[str, Any] | None]) -> dict[str, Any]:
     differences = []
     equal = {"init_checksum": True, "batches_checksum": True}
     for seed in sorted({job.seed for job in results}):
-        same_seed = {j.method: r for j, r in results.items() if j.seed == seed and r is not None}
+        same_seed = {j.arm: r for j, r in results.items() if j.seed == seed and r is not None}
         for key in equal:
             # A trial that diverged stopped early: it saw fewer batches.
             seen = {
@@ -118,11 +180,17 @@ def _notes(
 ) -> list[str]:
     notes = []
     rate = config["settings"]["lr"]
-    if any(arm.transform.transforms for arm in arms):
+    if not isinstance(rate, list) and not all(arm.plain for arm in arms):
         told = "its optimizer's usual learning rate" if rate is None else f"learning rate {rate:g}"
         notes.append(
             f"Every method ran with {told}; none was tuned. Methods that change the scale of the "
             "gradient may want another one."
+        )
+    solving = [arm.name for arm in arms if arm.closure is not None]
+    if solving:
+        notes.append(
+            f"{', '.join(solving)}: each step evaluates the batch several times, so that equal "
+            "epochs are not equal work; compare the times as well."
         )
     seeds = len(config["seeds"])
     if seeds == 1:

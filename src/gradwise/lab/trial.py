@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from gradwise.errors import UserError
+from gradwise.lab import outcome
 from gradwise.lab.augment import Augment
 from gradwise.lab.checkpoint import load_checkpoint, save_checkpoint
 from gradwise.lab.data import Dataset
 from gradwise.lab.fairness import BatchChecksum
 from gradwise.lab.files import write_json
+from gradwise.lab.holdout import hold_out
 from gradwise.lab.learner import Learner
 from gradwise.lab.methods import Arm
-from gradwise.lab.outcome import History, device_name, peak_memory, verdict, versions_here
+from gradwise.lab.outcome import History
 from gradwise.lab.seeding import derived_seed, seed_everything
 from gradwise.lab.settings import Settings
 from gradwise.watch import Recorder
@@ -41,6 +43,9 @@ class Trial:
 
     A trial diverges where the loss of a batch, or that of the test set, is no finite number: it
     ends there and counts as guessing.
+
+    Where the settings hold rows out of the training set, the trial never trains on them, and says
+    after each epoch how well it does on them, beside the test set.
 
     Args:
         settings: what all trials share.
@@ -66,6 +71,10 @@ class Trial:
         self.settings = settings.resolved()
         self.arm = arm
         self.seed = seed
+        held: tuple[Tensor, ...] = ()
+        if self.settings.validation is not None:
+            dataset, *parts = hold_out(dataset, self.settings.validation)
+            held = tuple(parts)
         self.dataset = dataset
         self.folder = folder
         self.progress = progress
@@ -73,6 +82,7 @@ class Trial:
         torch.set_num_threads(settings.threads)
         self.train_x, self.train_y = self._move(dataset.train_x), self._move(dataset.train_y)
         self.test_x, self.test_y = self._move(dataset.test_x), self._move(dataset.test_y)
+        self.validation = tuple(map(self._move, held))  # rows and labels, or empty
         self.augment = Augment(
             dataset.mean,
             dataset.std,
@@ -179,12 +189,20 @@ class Trial:
         if not math.isfinite(loss):  # the last update broke the model
             self.diverged_at = self.step
             return
+        held_out = {}
+        if self.validation:
+            held_loss, held_accuracy = self.learner.evaluate(*self.validation)
+            if not math.isfinite(held_loss):
+                self.diverged_at = self.step
+                return
+            held_out = {"validation_loss": held_loss, "validation_accuracy": held_accuracy}
         self.history.add(
             step=self.step,
             epoch=epoch + 1,
             train_loss=train_loss,
             test_loss=loss,
             test_accuracy=accuracy,
+            **held_out,
         )
         self._counted = {"batches": self.batches.value, "skipped": self.learner.attachment.skipped}
         self.progress({"event": "epoch", "epoch": epoch + 1, "accuracy": accuracy})
@@ -206,10 +224,16 @@ class Trial:
             self.learner.attachment,
             out,
             every=self.settings.record_every,
-            meta={"method": self.arm.name, "seed": self.seed, "model": self.settings.model},
+            meta=self._meta(),
             resume_from=resume_from,
             first_step=self.step,
         )
+
+    def _meta(self) -> dict[str, Any]:
+        meta = {"method": self.arm.name, "seed": self.seed, "model": self.settings.model}
+        if self.validation:  # one learning rate of several
+            meta["learning_rate"] = self.settings.learning_rate(self.arm.optimizer)
+        return meta
 
     def _owner(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the trial that goes on from it."""
@@ -257,22 +281,24 @@ class Trial:
     def _result(self) -> dict[str, Any]:
         # Steps after a divergence, until it is noticed, would spoil the figure.
         rows = 0 if self.diverged_at is not None else self.step * self.batch_size
+        ended = self.history, self.diverged_at, self.dataset.num_classes
         return {
             "method": self.arm.name,
             "seed": self.seed,
-            **verdict(self.history, self.diverged_at, self.dataset.num_classes),
+            **outcome.verdict(*ended),
+            **(outcome.validated(*ended) if self.validation else {}),
             "history": self.history.to_dict(),
             "steps": self.step,
             "wall_time_s": self.train_seconds,
             "samples_per_s": rows / self.train_seconds if rows else None,
-            "peak_memory_bytes": peak_memory(self.device),
+            "peak_memory_bytes": outcome.peak_memory(self.device),
             "parameters": sum(p.numel() for p in self.learner.model.parameters()),
             "skipped": self._counted["skipped"],
             "init_checksum": self.learner.init_checksum,
             "batches_checksum": f"{self._counted['batches'] & (2**64 - 1):016x}",
             "learning_rate": self.settings.learning_rate(self.arm.optimizer),
-            "device": device_name(self.device),
-            "versions": versions_here(),
+            "device": outcome.device_name(self.device),
+            "versions": outcome.versions_here(),
         }
 
     def _move(self, tensor: Tensor) -> Tensor:

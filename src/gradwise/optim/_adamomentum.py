@@ -54,7 +54,7 @@ class AdaMomentum(ElementwiseOptimizer):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step.
-        fused: one pass of a compiled kernel, on the CPU. None: where there is one.
+        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
 
     Raises:
         UserError: where an argument is out of its bounds.

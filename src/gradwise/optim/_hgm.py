@@ -17,6 +17,7 @@ from gradwise.optim.elementwise import (
     Share,
     buckets,
     corrections,
+    on_host,
 )
 from gradwise.optim.fold import Fold
 from gradwise.registry import register
@@ -71,7 +72,7 @@ class HGM(ElementwiseOptimizer):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step.
-        fused: one pass of a compiled kernel, on the CPU. None: where there is one.
+        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
 
     Raises:
         UserError: where an argument is out of its bounds, or groups differ in scope.
@@ -167,11 +168,12 @@ class HGM(ElementwiseOptimizer):
     def _sums(self, share: Share, fold: Fold | None) -> list[Tensor]:
         """`<g, m>`, `|g|^2` and `|m|^2` of all tensors of the share, in some [3, n]."""
         found = []
-        compiled = self._compiled(share)
-        if compiled is not None:
-            sums, left = compiled.sums(**self._given(share, fold))
-            share = share.only(left)
+        compiled, here = self._compiled(share), on_host(share.params)
+        if compiled is not None and here:
+            sums, left = compiled.sums(**self._given(share.only(here), fold))
             found.append(sums)
+            others = set(range(len(share.params))) - set(here)
+            share = share.only(sorted([*others, *(here[i] for i in left)]))
         for bucket in buckets(share):
             _, grads, (momenta, *_) = self._prepared(bucket, fold)
             if share.group["differentiable"]:  # autograd keeps them, and they will be written

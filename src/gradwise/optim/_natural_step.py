@@ -39,7 +39,7 @@ class NaturalGradient(FoldingOptimizer):
     def __init__(
         self,
         params: nn.Module | Params,
-        lr: float | Tensor = 0.01,
+        lr: float | Tensor = 1e-3,
         rho: float = 0.05,
         damping: float = 1e-3,
         momentum: float = 0.0,

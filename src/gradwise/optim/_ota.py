@@ -119,7 +119,7 @@ class AdaGradOTA(_OverTheAir):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step.
-        fused: one pass of a compiled kernel, on the CPU. None: where there is one.
+        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
 
     Raises:
         UserError: where an argument is out of its bounds.
@@ -214,7 +214,7 @@ class AdamOTA(_OverTheAir):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step.
-        fused: one pass of a compiled kernel, on the CPU. None: where there is one.
+        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
 
     Raises:
         UserError: where an argument is out of its bounds.

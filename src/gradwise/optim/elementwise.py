@@ -71,7 +71,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step; the plain loop over tensors runs then.
-        fused: one pass of a compiled kernel, on the CPU. None: where there is one.
+        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
 
     Raises:
         UserError: where an argument is out of its bounds or contradicts another.
@@ -261,15 +261,17 @@ class ElementwiseOptimizer(FoldingOptimizer):
         """Update by the compiled kernel what it takes; the entries of the share that are left."""
         group = share.group
         left = list(range(len(share.params)))
-        compiled = self._compiled(share)
-        if compiled is not None:
+        compiled, here = self._compiled(share), on_host(share.params)
+        if compiled is not None and here:
+            others = sorted(set(left) - set(here))
             left = compiled(
-                **self._given(share, fold),
+                **self._given(share.only(here) if others else share, fold),
                 lr=group["lr"],
                 numbers=self._numbers(group),
                 decoupled=self._decoupled(group),
                 **self._extras(group),
             )
+            left = sorted([*others, *(here[i] for i in left)])
         if group["fused"] and left and not torch.compiler.is_compiling():
             first, why = share.params[left[0]], _missing(self._named(group))
             raise UserError(
@@ -299,7 +301,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
     def _compiled(self, share: Share) -> update.Update | None:
         """The compiled step of a group, which remembers where its tensors lie; None: by torch."""
         group, fused = share.group, share.group["fused"]
-        if torch.compiler.is_compiling() or fused is False or (fused is None and group["foreach"]):
+        asked = group["foreach"] is None if fused is None else fused
+        if torch.compiler.is_compiling() or not asked:
             return None
         kernel = self._named(group)
         if kernel is None or _missing(kernel) is not None:
@@ -428,12 +431,21 @@ def _missing(kernel: str | None) -> str | None:
 
 
 def _by_lists(group: Group, params: list[Tensor]) -> bool:
+    if torch.compiler.is_compiling():
+        # A traced loop is unrolled anyway, and torch 2.13 loses calls in it that write to a 0-d
+        # float64 tensor of the CPU and whose result is not used; calls on lists it keeps.
+        return True
     if group["foreach"] is not None:
         return bool(group["foreach"])
-    return torch.compiler.is_compiling() or all(type(p) in _PLAIN for p in params)
+    return all(type(p) in _PLAIN for p in params)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def on_host(params: list[Tensor]) -> list[int]:
+    """The places of what a kernel may be asked to take: plain tensors in host memory."""
+    return [i for i, p in enumerate(params) if p.device.type == "cpu" and type(p) in _PLAIN]
 
 
 def buckets(share: Share) -> list[Share]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
-from gradwise.report.values import read_object, whole
+from gradwise.report.values import number, numbers, read_object, whole
 
 __all__ = ["STATUSES", "CompareRun", "Trial", "read_run"]
 
@@ -18,7 +18,7 @@ STATUSES = ("finished", "diverged", "failed", "missing")
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: one method with one seed.
+    """One training: one method with one seed, and one of the learning rates of a grid.
 
     Attributes:
         method: the method's name.
@@ -28,6 +28,7 @@ class Trial:
         result: what `result.json` holds; empty where it is not there.
         reason: why it failed, as far as is known.
         summed: whether the summary knows what became of it.
+        rate: its learning rate, where methods ran with a grid of them.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Trial:
     result: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     summed: bool = True
+    rate: float | None = None
 
     @property
     def ended(self) -> str:
@@ -62,8 +64,10 @@ class CompareRun:
         methods: their names, in the order they were asked for.
         seeds: in the order they were asked for.
         baseline: name of the method that the others are compared with.
-        trials: by method, in the order of `seeds`.
+        trials: by method, in the order of `seeds`; in a grid those of the chosen learning rate.
         troubles: sentences on what could not be read.
+        rates: the learning rates of a grid in ascending order; empty where there is none.
+        others: the trials with the learning rates that were not chosen.
     """
 
     path: Path
@@ -74,6 +78,8 @@ class CompareRun:
     baseline: str
     trials: Mapping[str, tuple[Trial, ...]]
     troubles: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    others: tuple[Trial, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,7 +89,7 @@ class CompareRun:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be run."""
-        return all(trial.status != "missing" for trial in self.all_trials())
+        return all(trial.status != "missing" for trial in (*self.all_trials(), *self.others))
 
     def facts(self, method: str) -> dict[str, Any]:
         """What the summary says about one method; empty where it says nothing.
@@ -93,8 +99,17 @@ class CompareRun:
         """
         return _object(_object(self.summary.get("methods")).get(method))
 
+    def rate_facts(self, method: str, rate: float) -> dict[str, Any]:
+        """What the summary says about a method with one learning rate of a grid; or empty.
+
+        Args:
+            method: its name.
+            rate: the learning rate.
+        """
+        return _at_rate(self.facts(method), rate)
+
     def all_trials(self) -> Iterator[Trial]:
-        """Every trial, method by method."""
+        """Every trial that the page is about, method by method."""
         for trials in self.trials.values():
             yield from trials
 
@@ -121,16 +136,51 @@ def read_run(path: Path) -> CompareRun:
     config = read_object(path / "config.json")
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
     methods, seeds, baseline = _asked(path / "config.json", config)
+    rates = _rates(path / "config.json", config)
     troubles: list[str] = []
     found = _scan(path, troubles)
-    facts = _object(summary.get("methods"))
-    trials = {
-        method: tuple(
-            _trial(path, method, seed, _object(facts.get(method)), found) for seed in seeds
+    listed = _object(summary.get("methods"))
+    trials: dict[str, tuple[Trial, ...]] = {}
+    others: list[Trial] = []
+    for method in methods:
+        facts = _object(listed.get(method))
+        chosen: float | None = None
+        if rates:
+            told = number(facts.get("learning_rate"))
+            chosen = told if told in rates else rates[0]
+        trials[method] = tuple(_trial(path, method, seed, chosen, facts, found) for seed in seeds)
+        for rate in rates:
+            if rate != chosen:
+                own = _at_rate(facts, rate)
+                others += [_trial(path, method, seed, rate, own, found) for seed in seeds]
+    return CompareRun(
+        *(path, config, summary, methods, seeds, baseline, trials),
+        tuple(troubles),
+        rates,
+        tuple(others),
+    )
+
+
+def _rates(path: Path, config: Mapping[str, Any]) -> tuple[float, ...]:
+    """The learning rates of a grid in ascending order; none where there is no grid."""
+    listed = _object(config.get("settings")).get("lr")
+    if not isinstance(listed, list):
+        return ()
+    rates = [rate for rate in numbers(listed) if rate is not None and rate > 0]
+    if not rates or len(set(rates)) < len(listed):
+        raise UserError(
+            f"{path} is damaged: expected lr to be a number or a list of different ones"
         )
-        for method in methods
-    }
-    return CompareRun(path, config, summary, methods, seeds, baseline, trials, tuple(troubles))
+    return tuple(sorted(rates))
+
+
+def _at_rate(facts: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    """What a method's facts say about one learning rate of a grid, with the seeds it is about."""
+    grid = facts.get("grid")
+    for entry in grid if isinstance(grid, list) else []:
+        if isinstance(entry, dict) and number(entry.get("learning_rate")) == rate:
+            return {**entry, "seeds": facts.get("seeds")}
+    return {}
 
 
 def _asked(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...], str]:
@@ -156,13 +206,17 @@ def _asked(path: Path, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tupl
     return tuple(methods), tuple(seeds), baseline
 
 
-def _scan(path: Path, troubles: list[str]) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
-    """The folders of trials and their results, by method and seed.
+Found = dict[tuple[str, int, float | None], tuple[Path, dict[str, Any]]]
+
+
+def _scan(path: Path, troubles: list[str]) -> Found:
+    """The folders of trials and their results, by method, seed and learning rate of a grid.
 
     A trial that is still running has no result yet, but its record says which one it is.
     """
-    found: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
-    for folder in sorted(path.glob("trials/*/seed-*")):
+    found: Found = {}
+    of_grid = set(path.glob("trials/*/lr-*/seed-*"))
+    for folder in sorted({*path.glob("trials/*/seed-*"), *of_grid}):
         file = folder / "result.json"
         running = not file.is_file()
         record = folder / "watch" / "run.json"
@@ -174,8 +228,9 @@ def _scan(path: Path, troubles: list[str]) -> dict[tuple[str, int], tuple[Path, 
             troubles.append(str(error))
             continue
         method, seed = content.get("method"), whole(content.get("seed"))
+        rate = number(content.get("learning_rate")) if folder in of_grid else None
         if isinstance(method, str) and seed is not None:
-            found[method, seed] = folder, {} if running else content
+            found[method, seed, rate] = folder, {} if running else content
         elif not running:
             troubles.append(f"{file} is damaged: it does not say which method and seed it is of")
     return found
@@ -193,23 +248,24 @@ def _trial(
     path: Path,
     method: str,
     seed: int,
+    rate: float | None,
     facts: Mapping[str, Any],
-    found: Mapping[tuple[str, int], tuple[Path, dict[str, Any]]],
+    found: Found,
 ) -> Trial:
     """One trial from what the summary says (of the seeds that it knows) and what lies there."""
     known = facts.get("seeds")
     at = known.index(seed) if isinstance(known, list) and seed in known else -1
     status = _at(facts.get("status"), at)
-    folder, result = found.get((method, seed), (_folder(path, _at(facts.get("folder"), at)), {}))
+    named = _folder(path, _at(facts.get("folder"), at))
+    folder, result = found.get((method, seed, rate), (named, {}))
     summed = status in STATUSES and not (status in ("missing", "failed") and result)
     if not summed:
         # A summary written before this trial ended knows less than the trial's own result.
         status = result.get("status") if result else "missing"
         status = status if status in STATUSES else "failed"
     reason = _object(facts.get("failures")).get(str(seed))
-    return Trial(
-        method, seed, str(status), folder, result, reason if isinstance(reason, str) else "", summed
-    )
+    told = reason if isinstance(reason, str) else ""
+    return Trial(method, seed, str(status), folder, result, told, summed, rate)
 
 
 def _folder(path: Path, name: object) -> Path | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from gradwise.report.dynamics import Dynamics
 from gradwise.report.folder import CompareRun
+from gradwise.report.grid import grid_rows
 from gradwise.report.page import render_page, render_text
 from gradwise.report.payload import build_payload
 from gradwise.report.pictures import WIDTH, bars, strip
@@ -65,6 +66,8 @@ def _view(run: CompareRun, dynamics: Dynamics) -> dict[str, Any]:
         "parameters": _parameters(run),
         "warnings": warnings_of(run, [*run.troubles, *dynamics.troubles]),
         "rows": rows,
+        "rates": [f"{rate:.12g}" for rate in run.rates],
+        "grid": grid_rows(run),
         "strip": strip(rows),
         "strip_width": WIDTH,
         "bars": {"wall": bars(rows, "wall"), "memory": bars(rows, "memory")},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gradwise.report.folder import STATUSES, CompareRun
+from gradwise.report.settings import learning_rate
 from gradwise.report.values import interval, number, numbers
 from gradwise.report.words import (
     accuracy_points,
@@ -118,6 +119,7 @@ class MethodRow:
         paper: where it comes from.
         url: where to read it; empty unless it is a web address.
         tag: how sure its form is.
+        rate: the learning rate that was chosen from a grid; empty where there is none.
     """
 
     name: str
@@ -145,6 +147,7 @@ class MethodRow:
     paper: str
     url: str
     tag: str
+    rate: str = ""
 
 
 def method_rows(run: CompareRun) -> list[MethodRow]:
@@ -214,6 +217,7 @@ def _row(
         paper=_string(facts.get("paper")),
         url=_address(facts.get("url")),
         tag=_string(facts.get("tag")),
+        rate=f"{rate:.12g}" if run.rates and (rate := learning_rate(run, method)) else "",
     )
 
 

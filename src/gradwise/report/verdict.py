@@ -89,7 +89,7 @@ def warnings_of(run: CompareRun, troubles: Sequence[str] = ()) -> list[str]:
         troubles: sentences on what could not be read.
     """
     found = _unfair(run)
-    trials = list(run.all_trials())
+    trials = [*run.all_trials(), *run.others]
     missing = [trial for trial in trials if trial.status == "missing"]
     late = [trial for trial in trials if trial.result and not trial.summed]
     if missing:
@@ -105,7 +105,9 @@ def warnings_of(run: CompareRun, troubles: Sequence[str] = ()) -> list[str]:
         )
     elif not run.summary:
         found.append("There is no summary.json yet, so there are no intervals and no verdicts.")
-    found += [_failure(trial) for trial in trials if trial.status in ("diverged", "failed")]
+    # With learning rates that were only tried, diverging is a finding, and stands in their table.
+    found += [_failure(trial) for trial in run.all_trials() if trial.status == "diverged"]
+    found += [_failure(trial) for trial in trials if trial.status == "failed"]
     for method in run.methods:
         skipped = whole(run.facts(method).get("skipped"))
         if skipped:
@@ -117,18 +119,17 @@ def warnings_of(run: CompareRun, troubles: Sequence[str] = ()) -> list[str]:
 
 def _failure(trial: Trial) -> str:
     """A sentence on a trial that did not run to its end."""
+    rate = "" if trial.rate is None else f"learning rate {trial.rate:.12g} and "
+    which = f"{trial.method} with {rate}seed {trial.seed}"
     if trial.status == "failed":
         reason = f": {trial.reason.strip().rstrip('.')}" if trial.reason else ""
-        return (
-            f"{trial.method} with seed {trial.seed} failed{reason}. It has no result and takes no "
-            "part in the statistics."
-        )
+        return f"{which} failed{reason}. It has no result and takes no part in the statistics."
     step = whole(trial.result.get("diverged_at_step"))
     when = "" if step is None else f" at step {step}"
     accuracy = number(trial.result.get("test_accuracy"))
     counts = "" if accuracy is None else f", with a test accuracy of {percent(accuracy)}"
     return (
-        f"{trial.method} with seed {trial.seed} diverged{when}: its loss was no longer finite. "
+        f"{which} diverged{when}: its loss was no longer finite. "
         f"It counts in the statistics{counts}."
     )
 
