@@ -109,8 +109,8 @@ def usual_lr(optimizer: str) -> float:
     """The learning rate of an optimizer that nobody said anything about.
 
     Args:
-        optimizer: its name. One of gradwise's has the default of its class, as published; torch's
-            have common starting points for the models of the lab.
+        optimizer: its name. One of gradwise's has the default of its class, the published one where
+            there is one; torch's have common starting points for the models of the lab.
 
     Examples:
         >>> usual_lr("sgd"), usual_lr("adamw")
@@ -118,8 +118,8 @@ def usual_lr(optimizer: str) -> float:
     """
     own = _of_registry("optimizer").get(optimizer)
     if own is not None:
-        published = own.arguments.get("lr", inspect.Parameter.empty)
-        return 1e-3 if published is inspect.Parameter.empty else float(published)
+        usual = own.arguments.get("lr", inspect.Parameter.empty)
+        return 1e-3 if usual is inspect.Parameter.empty else float(usual)
     return DEFAULT_LR.get(optimizer, 1e-3)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, corrections
+from gradwise.optim.elementwise import ElementwiseOptimizer, Group, combined, corrections
 from gradwise.registry import register
 
 
@@ -150,7 +150,7 @@ class AdaMomentum(ElementwiseOptimizer):
         torch._foreach_addcmul_(v, m, m, value=1 - beta2)
         torch._foreach_add_(v, group["eps"])
         roots = torch._foreach_sqrt(v)
-        sizes = [lr * b**0.5 / a for a, b in zip(c1, c2, strict=True)]
+        sizes = combined(lambda a, b: lr * b**0.5 / a, c1, c2)
         if any(isinstance(size, Tensor) for size in sizes):
             updates = torch._foreach_div(m, roots)
             torch._foreach_mul_(updates, sizes)

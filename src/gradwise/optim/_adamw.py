@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, corrections
+from gradwise.optim.elementwise import ElementwiseOptimizer, Group, combined, corrections
 
 
 class AdamW(ElementwiseOptimizer):
@@ -146,9 +146,9 @@ class AdamW(ElementwiseOptimizer):
             root = buffers[2]
             torch._foreach_maximum_(root, v)
         denominators = torch._foreach_sqrt(root)
-        torch._foreach_div_(denominators, [c**0.5 for c in c2])
+        torch._foreach_div_(denominators, combined(lambda c: c**0.5, c2))
         torch._foreach_add_(denominators, group["eps"])
-        sizes = [lr / c for c in c1]
+        sizes = combined(lambda c: lr / c, c1)
         if any(isinstance(size, Tensor) for size in sizes):
             updates = torch._foreach_div(m, denominators)
             torch._foreach_mul_(updates, sizes)

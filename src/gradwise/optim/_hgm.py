@@ -16,6 +16,7 @@ from gradwise.optim.elementwise import (
     Group,
     Share,
     buckets,
+    combined,
     corrections,
     on_host,
 )
@@ -232,8 +233,8 @@ class HGM(ElementwiseOptimizer):
         torch._foreach_addcmul_(v, grads, grads, value=1 - beta2)
         below = torch._foreach_sqrt(v)
         # Numerator and denominator times the root of c2, which saves a pass.
-        torch._foreach_add_(below, [eps * c**0.5 for c in c2])
-        sizes = [b**0.5 / a for a, b in zip(c1, c2, strict=True)]
+        torch._foreach_add_(below, combined(lambda c: eps * c**0.5, c2))
+        sizes = combined(lambda a, b: b**0.5 / a, c1, c2)
         if any(isinstance(size, Tensor) for size in sizes):
             rates, sizes = rates * torch.stack(sizes), [1.0] * len(sizes)
         torch._foreach_div_(below, rates.to(params[0].dtype).unbind())

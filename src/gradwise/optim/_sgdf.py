@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, corrections, descend
+from gradwise.optim.elementwise import (
+    ElementwiseOptimizer,
+    Group,
+    combined,
+    corrections,
+    descend,
+)
 from gradwise.registry import register
 
 
@@ -43,7 +49,8 @@ class SGDF(ElementwiseOptimizer):
     Learning, CVPR 2026, https://arxiv.org/abs/2603.06120) and its code bear out these equations
     [V]. `gamma=1, variance_factor=False` is the form of 2023, Signal Processing Meets SGD
     (https://arxiv.org/abs/2311.02818). eps stands as written above; one of the copies of the
-    official code divides it by the variance factor. Nor does the decay change `.grad`, as there.
+    official code divides it by the variance factor. The decay leaves `.grad` alone, which the
+    official code writes to.
     State: `exp_avg` is m and `exp_avg_var` is s. `transform`, `maximize` and the ways to run are
     this library's own.
 
@@ -186,10 +193,10 @@ def _corrections(steps: Sequence[Tensor], group: Group) -> tuple[list[Any], list
     c1 = corrections(beta1, steps, group["capturable"])
     c2 = corrections(beta2, steps, group["capturable"])
     if not group["variance_factor"]:
-        return c1, [1 / c for c in c2]
+        return c1, combined(lambda c: 1 / c, c2)
     ratio = (1 - beta1) / (1 + beta1)
     # 1 - beta1^2t = (1 - beta1^t)(1 + beta1^t), where the first is what has digits to lose.
-    return c1, [ratio * a * (2 - a) / b for a, b in zip(c1, c2, strict=True)]
+    return c1, combined(lambda a, b: ratio * a * (2 - a) / b, c1, c2)
 
 
 def _raised(gain: Tensor, gamma: float) -> Tensor:

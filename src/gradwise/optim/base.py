@@ -98,7 +98,8 @@ class FoldingOptimizer(torch.optim.Optimizer):
 
         State keeps the type it was saved with, where torch would cast it to the parameter's: the
         float32 averages of a bfloat16 parameter stay float32. And it is copied, where torch may go
-        on in the tensors of the checkpoint itself.
+        on in the tensors of the checkpoint itself. Counts of steps that `capturable=True` had left
+        on a device come back to the host with `capturable=False`.
         """
         super().load_state_dict(dict(state_dict))
         ids = concatenated.from_iterable(g["params"] for g in state_dict["param_groups"])
@@ -110,6 +111,12 @@ class FoldingOptimizer(torch.optim.Optimizer):
                     continue
                 if mine is value or (key != "step" and mine.dtype != value.dtype):
                     self.state[param][key] = value.to(mine.device, copy=True)
+        for group in self.param_groups:
+            if group.get("capturable") is False:  # steps are read each time: not from a device
+                for param in group["params"]:
+                    own = self.state.get(param, {})
+                    if isinstance(own.get("step"), Tensor):
+                        own["step"] = own["step"].cpu()
 
 
 def check(name: str, value: object, low: float, high: float = float("inf")) -> None:

@@ -397,6 +397,13 @@ def corrections(beta: float, steps: Sequence[Tensor], capturable: bool) -> list[
     return [1 - beta ** step.item() for step in steps]
 
 
+def combined(formula: Callable[..., Any], *values: list[Any]) -> list[Any]:
+    """A formula for each entry of lists of floats, or of 0-d tensors: of all those at once."""
+    if values[0] and isinstance(values[0][0], Tensor):
+        return list(formula(*[torch.stack(entries) for entries in values]).unbind())
+    return [formula(*entries) for entries in zip(*values, strict=True)]
+
+
 def _counted(steps: Sequence[Tensor]) -> Tensor:
     """The counts as one vector; in float64, as 1 - 0.999 has four digits less in float32."""
     return torch.stack(list(steps)).to(wide_dtype(steps[0].device))
