@@ -116,9 +116,12 @@ class AdamW(ElementwiseOptimizer):
         m, v = buffers[:2]
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        most = buffers[2] if group["amsgrad"] else v
+        if group["differentiable"]:  # autograd keeps them, and the next step will write them
+            m, v, most = m.clone(), v.clone(), most.clone()
         root = v
         if group["amsgrad"]:
-            root = torch.maximum(buffers[2], v)
+            root = torch.maximum(most, v)
             buffers[2].copy_(root)
         denominator = (root.sqrt() / c2**0.5).add_(eps)
         if isinstance(lr, Tensor) or isinstance(c1, Tensor):

@@ -135,6 +135,8 @@ class SGD(ElementwiseOptimizer):
         if buffers:
             buffer = buffers[0]
             buffer.mul_(group["momentum"]).add_(grad, alpha=1 - group["dampening"])
+            if group["differentiable"]:  # autograd keeps it, and the next step will write it
+                buffer = buffer.clone()
             grad = grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
         if isinstance(group["lr"], Tensor):
             param.sub_(grad * group["lr"])
