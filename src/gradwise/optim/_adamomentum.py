@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, combined, corrections
+from gradwise.optim.elementwise import ElementwiseOptimizer
+from gradwise.optim.lists import combined, corrections
+from gradwise.optim.share import Group
 from gradwise.registry import register
 
 

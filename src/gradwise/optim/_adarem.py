@@ -11,7 +11,9 @@ from torch import Tensor
 
 from gradwise.errors import UserError
 from gradwise.optim.base import Params, Transforms, check
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, descend, powers
+from gradwise.optim.elementwise import ElementwiseOptimizer
+from gradwise.optim.lists import descend, powers
+from gradwise.optim.share import Group
 from gradwise.registry import register
 
 

@@ -11,16 +11,10 @@ from torch import Tensor
 from gradwise.backends.segments import wide_dtype
 from gradwise.errors import UserError
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import (
-    ElementwiseOptimizer,
-    Group,
-    Share,
-    buckets,
-    combined,
-    corrections,
-    on_host,
-)
+from gradwise.optim.elementwise import ElementwiseOptimizer
 from gradwise.optim.fold import Fold
+from gradwise.optim.lists import combined, corrections
+from gradwise.optim.share import Group, Share, buckets, on_host
 from gradwise.registry import register
 
 _COSINE = "cosine"  # of all parameters, in the options of a share during one step

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from gradwise.errors import UserError
 from gradwise.optim.base import Params, Transforms, check, check_betas
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, descend
+from gradwise.optim.elementwise import ElementwiseOptimizer
+from gradwise.optim.lists import descend
+from gradwise.optim.share import Group
 from gradwise.registry import register
 
 _PAPER = (

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from gradwise.errors import UserError
 from gradwise.optim.base import Params, Transforms, check
-from gradwise.optim.elementwise import ElementwiseOptimizer, Group, Share, descend
+from gradwise.optim.elementwise import ElementwiseOptimizer
 from gradwise.optim.fold import Fold
+from gradwise.optim.lists import descend
+from gradwise.optim.share import Group, Share
 
 
 class SGD(ElementwiseOptimizer):

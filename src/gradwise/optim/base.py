@@ -12,10 +12,11 @@ from torch import Tensor
 from gradwise.attach import attach, attachment_of
 from gradwise.errors import UserError
 from gradwise.optim.fold import Fold
-from gradwise.transforms import Transform
+from gradwise.transforms import Transform, chain
 
 Params = Iterable[Any]  # tensors, (name, tensor) pairs or dicts, as torch.optim takes them
 Transforms = Transform | Sequence[Transform]
+_NOTHING = chain().name  # of an attachment that only measures, for somebody who watches
 
 
 class FoldingOptimizer(torch.optim.Optimizer):
@@ -41,13 +42,8 @@ class FoldingOptimizer(torch.optim.Optimizer):
         self, params: Params, defaults: dict[str, Any], transform: Transforms | None = None
     ) -> None:
         super().__init__(params, defaults)
-        self._attach(transform)
-
-    def _attach(self, transform: Transforms | None) -> None:
-        if isinstance(transform, Transform):
-            attach(self, transform)
-        elif transform is not None:
-            attach(self, *transform)
+        if transform is not None:
+            attach(self, *(transform if isinstance(transform, Sequence) else (transform,)))
 
     def _prepare(self) -> None:
         """Called where torch.compile does not trace, before a step that it does."""
@@ -68,7 +64,7 @@ class FoldingOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         attachment = attachment_of(self)
-        if attachment is not None:
+        if attachment is not None and attachment.transform.name != _NOTHING:
             state["gradwise"] = {
                 "transform": attachment.transform,
                 "state": attachment.state_dict(),

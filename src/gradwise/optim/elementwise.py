@@ -8,56 +8,19 @@ torch.compile). On the CPU a compiled kernel may do the same in one pass (`gradw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
 
 from gradwise.backends import choose, update
-from gradwise.backends.segments import wide_dtype
 from gradwise.errors import UserError
 from gradwise.layout import real_view
 from gradwise.optim.base import FoldingOptimizer, Params, Transforms, check, check_lr
 from gradwise.optim.fold import Fold
+from gradwise.optim.share import PLAIN, Group, Share, as_reals, buckets, mapped, on_host
 
-Group = dict[str, Any]
 _NARROW = (torch.float16, torch.bfloat16)
-
-
-@dataclass
-class Share:
-    """What one parameter group has to do in a step; entries of the lists belong together.
-
-    Attributes:
-        number: of the parameter group.
-        group: the group's options; `lr` is a float wherever it can be read without waiting.
-        params: the parameters that have a gradient.
-        grads: their gradients, as they are stored.
-        steps: the steps counted so far, 0-d; empty where the method does not count.
-        buffers: one list for each state tensor and then for each scalar of the method; None stands
-            for a state tensor that `_fresh` does not know yet.
-        places: of the parameters among those of all groups.
-    """
-
-    number: int
-    group: Group
-    params: list[Tensor]
-    grads: list[Tensor]
-    steps: list[Tensor]
-    buffers: list[list[Any]]
-    places: list[int]
-
-    def only(self, chosen: Sequence[int]) -> Share:
-        """The same for some of the parameters."""
-        return replace(
-            self,
-            params=[self.params[i] for i in chosen],
-            grads=[self.grads[i] for i in chosen],
-            steps=[self.steps[i] for i in chosen] if self.steps else [],
-            buffers=[[values[i] for i in chosen] for values in self.buffers],
-            places=[self.places[i] for i in chosen],
-        )
 
 
 class ElementwiseOptimizer(FoldingOptimizer):
@@ -219,6 +182,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
             params.append(param)
             grads.append(grad)
+            if not names and not self.counts:
+                continue  # nothing to remember
             state = self.state[param]
             if self.counts and "step" not in state:
                 device = param.device if group["capturable"] else "cpu"
@@ -282,7 +247,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
 
     def _given(self, share: Share, fold: Fold | None) -> dict[str, Any]:
         """What any kernel takes of a share: its tensors, and what is done to gradients first."""
-        params, grads, buffers, steps = _lists(share)
+        params, grads, buffers, steps = as_reals(share)
         return {
             "params": params,
             "grads": grads,
@@ -290,7 +255,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
             "steps": steps,
             "coupled": self._coupled(share.group),
             "maximize": share.group["maximize"],
-            "fold": _mapped(share, fold),
+            "fold": mapped(share, fold),
         }
 
     def _named(self, group: Group) -> str | None:
@@ -383,41 +348,6 @@ class ElementwiseOptimizer(FoldingOptimizer):
         return self.decay
 
 
-def powers(beta: float, steps: Sequence[Tensor], capturable: bool) -> list[Any]:
-    """`beta ** step` for each step: floats, or 0-d tensors where the host must not read them."""
-    if capturable or torch.compiler.is_compiling():
-        return list(torch.pow(beta, _counted(steps)).unbind())
-    return [beta ** step.item() for step in steps]
-
-
-def corrections(beta: float, steps: Sequence[Tensor], capturable: bool) -> list[Any]:
-    """`1 - beta ** step` for each step, the bias corrections of averages that begin at 0."""
-    if capturable or torch.compiler.is_compiling():
-        return list((1 - torch.pow(beta, _counted(steps))).unbind())
-    return [1 - beta ** step.item() for step in steps]
-
-
-def combined(formula: Callable[..., Any], *values: list[Any]) -> list[Any]:
-    """A formula for each entry of lists of floats, or of 0-d tensors: of all those at once."""
-    if values[0] and isinstance(values[0][0], Tensor):
-        return list(formula(*[torch.stack(entries) for entries in values]).unbind())
-    return [formula(*entries) for entries in zip(*values, strict=True)]
-
-
-def _counted(steps: Sequence[Tensor]) -> Tensor:
-    """The counts as one vector; in float64, as 1 - 0.999 has four digits less in float32."""
-    return torch.stack(list(steps)).to(wide_dtype(steps[0].device))
-
-
-def descend(params: list[Tensor], updates: list[Tensor], lr: float | Tensor) -> None:
-    """`param <- param - lr * update` for lists; `updates` may be overwritten."""
-    if isinstance(lr, Tensor):
-        torch._foreach_mul_(updates, lr)
-        torch._foreach_sub_(params, updates)
-    else:
-        torch._foreach_add_(params, updates, alpha=-lr)
-
-
 def _readable(group: Group) -> float | Tensor:
     """The learning rate, as a float where it lies in host memory."""
     lr = group["lr"]
@@ -444,35 +374,4 @@ def _by_lists(group: Group, params: list[Tensor]) -> bool:
         return True
     if group["foreach"] is not None:
         return bool(group["foreach"])
-    return all(type(p) in _PLAIN for p in params)
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def on_host(params: list[Tensor]) -> list[int]:
-    """The places of what a kernel may be asked to take: plain tensors in host memory."""
-    return [i for i, p in enumerate(params) if p.device.type == "cpu" and type(p) in _PLAIN]
-
-
-def buckets(share: Share) -> list[Share]:
-    """The share cut by device and type, as calls on lists need it."""
-    found: dict[tuple[torch.device, torch.dtype, torch.dtype], list[int]] = {}
-    for i, (param, grad) in enumerate(zip(share.params, share.grads, strict=True)):
-        found.setdefault((param.device, param.dtype, grad.dtype), []).append(i)
-    if len(found) == 1:
-        return [share]
-    return [share.only(chosen) for chosen in found.values()]
-
-
-def _lists(share: Share) -> tuple[list[Tensor], list[Tensor], list[list[Any]], list[Tensor]]:
-    """Parameters, gradients, states and steps as a kernel takes them, complex ones as pairs."""
-    if not any(param.is_complex() for param in share.params):
-        return share.params, share.grads, share.buffers, share.steps
-    grads = [real_view(grad.resolve_conj()) for grad in share.grads]
-    buffers = [[real_view(value) for value in values] for values in share.buffers]
-    return [real_view(param) for param in share.params], grads, buffers, share.steps
-
-
-def _mapped(share: Share, fold: Fold | None) -> update.Fold | None:
-    return None if fold is None else (fold.affine, fold.layout, tuple(share.places))
+    return all(type(p) in PLAIN for p in params)
