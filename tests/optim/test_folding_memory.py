@@ -1,11 +1,9 @@
 """What folding is for: no pass that writes gradients, and on the compiled way no copy of them."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from folding_helpers import PAIRS, TRANSFORMS, feed, grads_of, hooked
-from optim_db import DB, LISTS, LOOP, each, kernel_or_skip, small_model
+from optim_db import LISTS, LOOP, each, kernel_or_skip, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -98,42 +96,6 @@ def test_lists_do_make_such_tensors(entry):
     with Made().know(*known(model, optimizer)) as made:
         optimizer.step()
     assert ("addcmul", (WIDTH, WIDTH)) in made.large
-
-
-def peak_resident():
-    """The most memory the process had since the last `forget_peak`, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def forget_peak():
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pytest.skip("this system does not forget a process's peak of memory")
-    if peak_resident() == 0:
-        pytest.skip("this system does not tell a process's peak of memory")
-
-
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_the_process_does_not_grow(name):
-    """Memory that the kernel might take for itself would count here: none for 64 MB of values."""
-    (entry,) = (e for e in DB if e.name == name)
-    options = kernel_or_skip(entry, {"lr": 1e-3})
-    param = torch.nn.Parameter(torch.zeros(4096, 4096))
-    optimizer = entry.cls([param], lr=1e-3, transform=Autoscale(), **options)
-    param.grad = torch.randn(4096, 4096)  # of constants the mean square needs another look
-    optimizer.step()
-    forget_peak()
-    before = peak_resident()
-    optimizer.step()
-    assert peak_resident() - before < param.nbytes / 4
-    forget_peak()
-    before = peak_resident()
-    copied = param.grad * 2.0
-    assert peak_resident() - before > copied.nbytes / 2
 
 
 @each

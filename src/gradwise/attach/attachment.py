@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradwise import backends
 from gradwise.affine import Affine
@@ -19,22 +19,13 @@ from gradwise.attach.hook import StepHook
 from gradwise.errors import UserError
 from gradwise.layout import Layout, layout_of
 from gradwise.moments import Moments, measure_layout, with_params
-from gradwise.transforms import Autoscale, State, Transform, chain, decide
+from gradwise.transforms import State, Transform, decide
 
 Observer = Callable[["Attachment"], None]
 # What a reader is given: the attachment, the gradients, and the loss scale that is still in them.
 Reader = Callable[["Attachment", Sequence[Tensor | None], Tensor | None], None]
 _NOTHING = "identity"  # the name of no transforms
 LAYOUTS = 16  # kept of an optimizer whose parameters get gradients in changing company
-
-
-@runtime_checkable
-class Wrapper(Protocol):
-    """What a library puts around a torch optimizer, such as Accelerate and Lightning."""
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer inside, or another wrapper of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +89,7 @@ class Attachment:
         names = self.names  # by place, because the copy's parameters are other objects
         places = (p for group in optimizer.param_groups for p in group["params"])
         by_id = {id(p): name for p, name in zip(places, names, strict=True)}
-        twin = _install(optimizer, copy.deepcopy(self.transform, memo), by_id)
+        twin = install(optimizer, copy.deepcopy(self.transform, memo), by_id)
         twin.load_state_dict(self.state_dict())
         twin.extremes = self.extremes
         return twin
@@ -307,9 +298,10 @@ def attachment_of(optimizer: torch.optim.Optimizer) -> Attachment | None:
     return getattr(optimizer, _ATTRIBUTE, None)
 
 
-def _install(
+def install(
     optimizer: torch.optim.Optimizer, transform: Transform, names: Mapping[int, str]
 ) -> Attachment:
+    """Attach transforms in the place of those before, whose names and observers stay."""
     before = attachment_of(optimizer)
     if before is not None:
         before.detach()
@@ -322,104 +314,3 @@ def _install(
             attachment._load(before._kept)
     setattr(optimizer, _ATTRIBUTE, attachment)
     return attachment
-
-
-def unwrapped(optimizer: object) -> torch.optim.Optimizer:
-    """The torch optimizer inside what a library has put around it.
-
-    Raises:
-        UserError: where there is none.
-    """
-    inner = getattr(optimizer, "optimizer", None)
-    while isinstance(inner, torch.optim.Optimizer | Wrapper) and inner is not optimizer:
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"expected a torch.optim.Optimizer, got {_kind(optimizer)}")
-    return optimizer
-
-
-def _names_in(model: nn.Module | None) -> dict[int, str]:
-    return {} if model is None else {id(p): name for name, p in model.named_parameters()}
-
-
-def _kind(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def attach(
-    optimizer: torch.optim.Optimizer | Wrapper,
-    *transforms: Transform,
-    model: nn.Module | None = None,
-) -> Attachment:
-    """Transform the gradients of every step of an optimizer, just before it uses them.
-
-    Works through the optimizer's own step hook: training loops, LR schedulers, closures (LBFGS
-    included), GradScaler with plain and fused optimizers and gradient accumulation stay as they
-    are. The transforms' state rides in `optimizer.state_dict()`, so that an ordinary checkpoint
-    resumes it. A step whose gradients hold a NaN or an infinity is left alone and counted.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`, or a wrapper of one with an `optimizer` attribute.
-        transforms: applied in this order; none measures only.
-        model: gives the parameters their names in `moments` and reports; without it the names come
-            from an optimizer made of `model.named_parameters()`, or are numbers.
-
-    Returns:
-        The `Attachment`. Attaching anew replaces it and keeps names and observers; `detach()`
-        removes it. A deep copy or pickle of an optimizer bears no hooks: attach to the copy, or
-        copy the attachment.
-
-    Raises:
-        UserError: where the first argument is no optimizer or one of the others no transform.
-
-    Examples:
-        >>> import torch, gradwise as gw
-        >>> model = torch.nn.Linear(3, 2)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> attachment = gw.attach(optimizer, gw.transforms.ClipNorm(1.0), model=model)
-        >>> model(torch.ones(4, 3)).sum().backward()
-        >>> optimizer.step()
-        >>> attachment.moments.names, round(attachment.moments.total_norm.item(), 4)
-        (('weight', 'bias'), 11.3137)
-    """
-    optimizer = unwrapped(optimizer)
-    for transform in transforms:
-        if not isinstance(transform, Transform):
-            raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
-    return _install(optimizer, chain(*transforms), _names_in(model))
-
-
-def attached(
-    optimizer: torch.optim.Optimizer | Wrapper, model: nn.Module | None = None
-) -> Attachment:
-    """The attachment that an optimizer has, or a new one that only measures.
-
-    Args:
-        optimizer: as for `attach`.
-        model: gives the parameters their names from now on.
-
-    Raises:
-        UserError: where the first argument is no optimizer.
-    """
-    optimizer = unwrapped(optimizer)
-    attachment = attachment_of(optimizer)
-    if attachment is None:
-        return attach(optimizer, model=model)
-    attachment.rename(_names_in(model))
-    return attachment
-
-
-def autoscale(
-    optimizer: torch.optim.Optimizer | Wrapper, model: nn.Module | None = None
-) -> Attachment:
-    """Hyperparameter-free gradient normalisation for any torch optimizer: one line.
-
-    The same as `attach(optimizer, Autoscale(), model=model)`; see `Autoscale` and `attach`.
-
-    Examples:
-        >>> import torch, gradwise as gw
-        >>> model = torch.nn.Linear(3, 2)
-        >>> optimizer = torch.optim.AdamW(model.parameters())
-        >>> _ = gw.autoscale(optimizer)
-    """
-    return attach(optimizer, Autoscale(), model=model)
