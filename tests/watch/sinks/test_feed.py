@@ -26,9 +26,11 @@ class Hanging(Sink):
     def __init__(self, **wishes):
         super().__init__(**wishes)
         self.go, self.steps, self.closed = threading.Event(), [], False
+        self.begun = threading.Event()
 
     def write(self, step, values, time):
-        self.go.wait(30)
+        self.begun.set()
+        self.go.wait(300)
         self.steps.append(step)
 
     def close(self):
@@ -132,16 +134,19 @@ def test_at_the_end_a_sink_that_fails_for_good_is_given_up(blocks) -> None:
 def test_a_hanging_sink_blocks_nobody_and_keeps_little(blocks, until, collector, said):
     sink, healthy = Hanging(every=1), collector(every=1)
     feed = SinkFeed(sink, capacity=20, patience=0.1)
-    other = SinkFeed(healthy, patience=20)
+    other = SinkFeed(healthy, patience=100)
     records = blocks(2000)
+    feed.take(records[0])
+    other.take(records[0])
+    assert sink.begun.wait(100)  # it hangs in the first row
     begin = time.monotonic()
-    for block in records:
+    for block in records[1:]:
         feed.take(block)
         other.take(block)
     feed.stop()
     other.close()
     feed.close()
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 100
     assert [step for step, _, _ in healthy.rows] == list(range(2000))
     assert len(feed._rows) == 0
     assert feed.lost == 1999  # all but the one that hangs
