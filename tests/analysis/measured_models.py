@@ -98,3 +98,20 @@ def untouched(model: nn.Module, loader: DataLoader | None = None) -> Iterator[No
     for was, now in zip(before, state(), strict=True):
         torch.testing.assert_close(now, was, rtol=0, atol=0)
     assert [id(x) for x in (*model.parameters(), *model.buffers())] == ids
+
+
+def linear(d: int = 4) -> nn.Module:
+    return nn.Linear(d, 1, bias=False, dtype=torch.float64)
+
+
+def matrix(eigenvalues: list[float], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A symmetric matrix with these eigenvalues, and its eigenvectors as columns."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(eigenvalues)
+    basis = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+    return basis @ torch.diag(torch.tensor(eigenvalues).double()) @ basis.T, basis
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()

@@ -25,6 +25,15 @@ def test_pieces_of_any_size_give_the_same(memory: int, monkeypatch: pytest.Monke
     check(report_of(points, memory=memory), points.numpy())
 
 
+def test_pieces_of_files_are_read_from_where_they_are(tmp_path: Path) -> None:
+    points = walk(5, p=40)
+    parts = [{"a": p[:13], "b": p[13:].view(3, 9)} for p in points]
+    recorder = TrajectoryRecorder(parts[0], folder=tmp_path, memory=8 * 5 * 5 * 4)  # 4 entries
+    for part in parts:
+        recorder.add(part)
+    check(recorder.report(), points.numpy())
+
+
 def test_what_is_held_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[int] = []
     original = torch.empty
