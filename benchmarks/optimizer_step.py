@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--models", default="resnet56,transformer-10m")
     parser.add_argument("--part", default="methods,folding")
+    parser.add_argument("--transforms", default=",".join(TRANSFORMS))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(environment())
@@ -186,7 +187,7 @@ def main() -> None:
                 rows += timed(size, model, makes, "torch Adam(foreach)", rounds=options.rounds)
                 continue
             for optimizer in PAIRS:
-                for transform in TRANSFORMS:
+                for transform in options.transforms.split(","):
                     makes = folding(optimizer, transform)
                     if part == "compiled":
                         makes = {k: v for k, v in makes.items() if k.endswith("foreach")}
