@@ -23,7 +23,7 @@ PUBLISHED = {"sgdf": 0.5, "hgm": 1e-3, "adamomentum": 1e-3, "adarem": 0.1, "impl
 # The registry
 
 
-@pytest.mark.parametrize("name", [*FIRST_ORDER, *SOLVING, "rkalman"])
+@pytest.mark.parametrize("name", ["gw-sgd", "gw-adamw", *FIRST_ORDER, *SOLVING, "rkalman"])
 def test_the_registry_knows_them(name):
     method = registry.lookup(name)
     assert method.kind == "optimizer"
@@ -241,3 +241,15 @@ def test_a_loss_scale_does_not_go_with_several_evaluations(tmp_path):
     ):
         compare_methods(tiny(amp="fp16"), ["sgd", "implicitsgd"], [0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("transform", ["", "+center+clip(max_norm=0.1)"])
+def test_torchs_and_its_folding_twin_are_one_method(tmp_path, name, transform):
+    """The same start, learning rate, momentum and numbers, up to the order of roundings."""
+    assert usual_lr(name) == usual_lr(f"gw-{name}")
+    found = []
+    for i, method in enumerate((f"{name}{transform}", f"gw-{name}{transform}")):
+        result = make_trial(tmp_path / str(i), tiny(), method, 0).run()
+        found.append(result["history"]["train_loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

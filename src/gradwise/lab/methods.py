@@ -38,7 +38,14 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     and name.lower() not in _UNUSABLE
 }
 # Common starting points for the models of the lab; everything else starts at 1e-3.
-DEFAULT_LR = {"sgd": 0.1, "asgd": 0.1, "adagrad": 1e-2, "adadelta": 1.0, "adafactor": 1e-2}
+DEFAULT_LR = {
+    "sgd": 0.1,
+    "gw-sgd": 0.1,
+    "asgd": 0.1,
+    "adagrad": 1e-2,
+    "adadelta": 1.0,
+    "adafactor": 1e-2,
+}
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def usual_lr(optimizer: str) -> float:
         (0.1, 0.001)
     """
     own = _of_registry("optimizer").get(optimizer)
-    if own is not None:
+    if own is not None and optimizer not in DEFAULT_LR:
         usual = own.arguments.get("lr", inspect.Parameter.empty)
         return 1e-3 if usual is inspect.Parameter.empty else float(usual)
     return DEFAULT_LR.get(optimizer, 1e-3)

@@ -12,8 +12,18 @@ from gradwise.optim.base import Params, Transforms, check, check_betas
 from gradwise.optim.elementwise import ElementwiseOptimizer
 from gradwise.optim.lists import combined, corrections
 from gradwise.optim.share import Group
+from gradwise.registry import register
 
 
+@register(
+    "gw-adamw",
+    kind="optimizer",
+    summary="torch's AdamW, with transforms folded into the update",
+    paper="Loshchilov, Hutter, Decoupled Weight Decay Regularization, ICLR 2019",
+    url="https://arxiv.org/abs/1711.05101",
+    equation="theta (1 - lr wd) - lr mhat / (sqrt(vhat) + eps)",
+    tag="[V] as torch.optim.AdamW",
+)
 class AdamW(ElementwiseOptimizer):
     r"""torch.optim.AdamW, into whose update transforms of the gradients are folded.
 

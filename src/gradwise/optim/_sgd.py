@@ -14,8 +14,19 @@ from gradwise.optim.elementwise import ElementwiseOptimizer
 from gradwise.optim.fold import Fold
 from gradwise.optim.lists import descend
 from gradwise.optim.share import Group, Share
+from gradwise.registry import register
 
 
+@register(
+    "gw-sgd",
+    kind="optimizer",
+    defaults={"momentum": 0.9},
+    summary="torch's SGD, with transforms folded into the update",
+    paper="Sutskever, Martens, Dahl, Hinton, Initialization and momentum in deep learning, 2013",
+    url="https://proceedings.mlr.press/v28/sutskever13.html",
+    equation="b <- mu b + (1 - tau) g; theta - lr b",
+    tag="[V] as torch.optim.SGD",
+)
 class SGD(ElementwiseOptimizer):
     r"""torch.optim.SGD, into whose update transforms of the gradients are folded.
 
