@@ -92,8 +92,8 @@ def test_train_fn_may_give_parameters_in_any_form() -> None:
     live = nn.Linear(D, 1, bias=False, dtype=torch.float64)
 
     def fit(data: Data) -> Tensor:
-        solution: Tensor = torch.linalg.lstsq(data[0], data[1][:, None]).solution[:, 0]
-        return solution
+        # Elementwise and a mean: a solver's last bits may depend on where its matrix lies.
+        return (data[0] * data[1][:, None]).mean(0)
 
     def into_module(data: Data, seed: int) -> nn.Module:  # the same module for all runs
         with torch.no_grad():

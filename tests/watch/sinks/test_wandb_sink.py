@@ -1,7 +1,9 @@
 """W&B offline, read back from the run's own file through W&B's protocol buffers."""
 
+import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +72,11 @@ def children() -> set[str]:
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         return set()
-    return set(" ".join((task / "children").read_text() for task in tasks.iterdir()).split())
+    found = []
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found.append((task / "children").read_text())
+    return set(" ".join(found).split())
 
 
 @pytest.fixture
@@ -81,6 +87,9 @@ def offline(tmp_path, monkeypatch):
     yield Offline(tmp_path)
     wandb.finish()
     wandb.teardown()
+    end = time.monotonic() + 60
+    while not children() <= before and time.monotonic() < end:
+        time.sleep(0.1)
     assert children() <= before  # W&B's service is gone
 
 
