@@ -110,6 +110,11 @@ class Attachment:
         """Steps left alone because something was not finite; asking waits for the device."""
         return 0 if self._skipped is None else int(self._skipped)
 
+    @property
+    def only_measures(self) -> bool:
+        """Whether there are no transforms: it is there for somebody who watches."""
+        return self.transform.name == _NOTHING
+
     def rename(self, names: Mapping[int, str]) -> None:
         """Call parameters, given by their `id`, by other names from the next step on."""
         self._names.update(names)
@@ -167,7 +172,7 @@ class Attachment:
     def _load(self, entries: dict[str, Any]) -> None:
         others = {k: v for k, v in entries.items() if not k.startswith(f"{_NOTHING}:")}
         own, self._kept = others, {}
-        if self.transform.name == _NOTHING:
+        if self.only_measures:
             # Who only measures has no use for it; transforms that are attached later may have.
             own, self._kept = ({}, others) if others else (entries, {})
         if own:

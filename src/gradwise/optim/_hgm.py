@@ -163,7 +163,8 @@ class HGM(ElementwiseOptimizer):
     def _sums(self, share: Share, fold: Fold | None) -> list[Tensor]:
         """`<g, m>`, `|g|^2` and `|m|^2` of all tensors of the share, in some [3, n]."""
         found = []
-        compiled, here = self._compiled(share), on_host(share.params)
+        compiled = self._compiled(share)
+        here = [] if compiled is None else on_host(share.params)
         if compiled is not None and here:
             sums, left = compiled.sums(**self._given(share.only(here), fold))
             found.append(sums)

@@ -12,11 +12,10 @@ from torch import Tensor
 from gradwise.attach import attach, attachment_of
 from gradwise.errors import UserError
 from gradwise.optim.fold import Fold
-from gradwise.transforms import Transform, chain
+from gradwise.transforms import Transform
 
 Params = Iterable[Any]  # tensors, (name, tensor) pairs or dicts, as torch.optim takes them
 Transforms = Transform | Sequence[Transform]
-_NOTHING = chain().name  # of an attachment that only measures, for somebody who watches
 
 
 class FoldingOptimizer(torch.optim.Optimizer):
@@ -64,7 +63,7 @@ class FoldingOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         attachment = attachment_of(self)
-        if attachment is not None and attachment.transform.name != _NOTHING:
+        if attachment is not None and not attachment.only_measures:
             state["gradwise"] = {
                 "transform": attachment.transform,
                 "state": attachment.state_dict(),

@@ -8,6 +8,7 @@ torch.compile). On the CPU a compiled kernel may do the same in one pass (`gradw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -226,7 +227,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
         """Update by the compiled kernel what it takes; the entries of the share that are left."""
         group = share.group
         left = list(range(len(share.params)))
-        compiled, here = self._compiled(share), on_host(share.params)
+        compiled = self._compiled(share)
+        here = [] if compiled is None else on_host(share.params)
         if compiled is not None and here:
             others = sorted(set(left) - set(here))
             left = compiled(
@@ -323,11 +325,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
             grads = fold.all(share.places, grads, self.wide)
         if group["maximize"]:
             grads = list(torch._foreach_neg(grads))
-        params, buffers = share.params, share.buffers
-        if params[0].is_complex():
-            params = [real_view(p) for p in params]
-            grads = [real_view(g.resolve_conj()) for g in grads]
-            buffers = [[real_view(b) for b in values] for values in buffers]
+        params, grads, buffers, _ = as_reals(replace(share, grads=grads))
         if self.wide and params[0].dtype in _NARROW:
             params, grads = [p.float() for p in params], [g.float() for g in grads]
         if coupled := self._coupled(group):
