@@ -23,7 +23,7 @@ USER = """
     import torch
     from torch import nn
 
-    SPEC = sys.argv[-1]  # a worker's only argument: its trial's file
+    SPEC = sys.argv[1]  # a worker's first argument: its trial's file
 
     def load():
         import helper_of_mine  # found in the current directory, like this module
@@ -200,7 +200,7 @@ def test_data_that_changes_from_call_to_call_is_told(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_in_a_trial_ends_the_job(tmp_path):
-    dead = object.__new__(process_module.TrialProcess)
+    dead = object.__new__(process_module.JobProcess)
     dead.job = Job("sgd", 0, tmp_path)
     dead.error = {"event": "error", "message": "No space left on device: x", "errno": 28}
     with pytest.raises(OSError, match="No space left"):
@@ -215,7 +215,7 @@ def test_a_failure_keeps_the_end_of_this_attempts_log(tmp_path):
         def wait(self):
             return 1
 
-    process = object.__new__(process_module.TrialProcess)
+    process = object.__new__(process_module.JobProcess)
     process.job, process.error, process._process = Job("sgd", 0, tmp_path), None, Done()
     process.log = tmp_path / "log.txt"
     earlier = b"of an earlier attempt\n"
@@ -249,14 +249,14 @@ def test_what_a_process_tells_of_its_failure(monkeypatch, error, code, told, tmp
     monkeypatch.setattr(worker, "run", fail)
     monkeypatch.setattr(worker, "_prepare", lambda: None)
     events = []
-    assert worker.main([str(tmp_path)], events.append) == code
+    assert worker.main([str(tmp_path), worker.TASK], events.append) == code
     assert events == [{"event": "error", **told}]
 
 
 def test_a_specification_that_is_no_good(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "_prepare", lambda: None)
     events = []
-    assert worker.main([str(tmp_path / "none.json")], events.append) == 2
+    assert worker.main([str(tmp_path / "none.json"), worker.TASK], events.append) == 2
     assert "none.json cannot be read" in events[0]["message"]
 
 

@@ -20,6 +20,7 @@ from gradwise.cli.compare import compare
 from gradwise.cli.doctor import doctor
 from gradwise.cli.methods import methods
 from gradwise.cli.report import report
+from gradwise.cli.reproduce import reproduce
 from gradwise.cli.watch import watch
 from gradwise.errors import UserError
 
@@ -62,7 +63,7 @@ def cli() -> None:
     """  # noqa: D301 - a real backspace: click keeps the lines that follow
 
 
-for command in (compare, doctor, methods, report, watch):
+for command in (compare, doctor, methods, report, reproduce, watch):
     cli.add_command(command)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gradwise.lab.job import Job
+from gradwise.lab.job import Work
 
 _ENOUGH = 0.02  # trials that have to have run before a pace means anything
 
@@ -47,6 +47,7 @@ class Estimate:
 
     Examples:
         >>> from pathlib import Path
+        >>> from gradwise.lab.job import Job
         >>> seconds = 0.0
         >>> estimate = Estimate(3, clock=lambda: seconds)
         >>> job = Job("sgd", 0, Path("trials"))
@@ -65,10 +66,10 @@ class Estimate:
         self.trials = trials
         self.kept = 0
         self.ended = 0
-        self._courses: dict[Job, _Course] = {}
+        self._courses: dict[Work, _Course] = {}
         self._clock = clock
 
-    def take(self, job: Job, event: dict[str, Any]) -> None:
+    def take(self, job: Work, event: dict[str, Any]) -> None:
         """Take in what `compare_methods` tells.
 
         Args:

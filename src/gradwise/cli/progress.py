@@ -1,4 +1,4 @@
-"""Live progress of a comparison, with a time estimate; plain lines where there is no terminal."""
+"""Live progress of many jobs, with a time estimate; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gradwise.cli.estimate import Estimate, duration
 from gradwise.cli.output import Screen
-from gradwise.lab.job import Job
+from gradwise.lab.job import Work
 from gradwise.lab.runner import Listener
 
 _LINE_SECONDS = 30.0  # between two lines on trials under way, where there is no terminal
@@ -36,25 +36,26 @@ class _Screen(Screen):
 
 
 @contextlib.contextmanager
-def follow(trials: int) -> Iterator[Listener]:
+def follow(jobs: int, noun: str = "trials") -> Iterator[Listener]:
     """Show progress on standard error, and leave nothing behind but lines.
 
     Args:
-        trials: how many there are in all.
+        jobs: how many there are in all.
+        noun: what they are, in the plural.
 
     Returns:
-        A context with the listener for `compare_methods`.
+        A context with the listener for `compare_methods` or `reproduce`.
     """
     screen = _Screen(err=True)
-    estimate = Estimate(trials)
+    estimate = Estimate(jobs)
     # is_terminal is also true where a variable forces colours into a file.
     if screen.is_terminal and screen.file.isatty() and not screen.is_dumb_terminal:
-        yield from _bars(screen, estimate)
+        yield from _bars(screen, estimate, noun)
     else:
-        yield _lines(screen, estimate)
+        yield _lines(screen, estimate, noun=noun)
 
 
-def _bars(screen: Console, estimate: Estimate) -> Iterator[Listener]:
+def _bars(screen: Console, estimate: Estimate, noun: str) -> Iterator[Listener]:
     cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     whole = Column(no_wrap=True, justify="right")
     bar = [BarColumn(_BAR)] if screen.width >= _NARROW else []
@@ -72,11 +73,11 @@ def _bars(screen: Console, estimate: Estimate) -> Iterator[Listener]:
         return f"{estimate.over}/{estimate.trials}, {estimate.remaining()}"
 
     with progress:
-        task = progress.add_task("all trials", total=estimate.trials, detail=overall())
-        rows: dict[Job, TaskID] = {}
+        task = progress.add_task(f"all {noun}", total=estimate.trials, detail=overall())
+        rows: dict[Work, TaskID] = {}
 
-        def listen(job: Job, event: dict[str, Any]) -> None:
-            told = _told(job, event, estimate)
+        def listen(job: Work, event: dict[str, Any]) -> None:
+            told = _told(job, event, estimate, noun)
             estimate.take(job, event)
             kind = event["event"]
             if kind == "start":
@@ -95,7 +96,10 @@ def _bars(screen: Console, estimate: Estimate) -> Iterator[Listener]:
 
 
 def _lines(
-    screen: Console, estimate: Estimate, clock: Callable[[], float] = time.monotonic
+    screen: Console,
+    estimate: Estimate,
+    clock: Callable[[], float] = time.monotonic,
+    noun: str = "trials",
 ) -> Listener:
     last_line = clock()
 
@@ -104,10 +108,10 @@ def _lines(
         last_line = clock()
         screen.print(line, soft_wrap=True)
 
-    def listen(job: Job, event: dict[str, Any]) -> None:
-        told = _told(job, event, estimate)
+    def listen(job: Work, event: dict[str, Any]) -> None:
+        told = _told(job, event, estimate, noun)
         if event["event"] == "start" and not estimate.started and told is None:
-            say(Text(f"{estimate.trials} trials to run"))  # a sign of life
+            say(Text(f"{estimate.trials} {noun} to run"))  # a sign of life
         estimate.take(job, event)
         ahead = f"[{estimate.over}/{estimate.trials}, {estimate.remaining()}]"
         if told is not None:
@@ -118,18 +122,21 @@ def _lines(
     return listen
 
 
-def _told(job: Job, event: dict[str, Any], before: Estimate) -> Text | None:
+def _told(job: Work, event: dict[str, Any], before: Estimate, noun: str) -> Text | None:
     """The line on an event that deserves one."""
     kind = event["event"]
     if kind == "start" and before.kept and not before.started:
-        return Text(f"{before.kept} of {before.trials} trials are there from earlier calls")
+        return Text(f"{before.kept} of {before.trials} {noun} are there from earlier calls")
     if kind == "failed":
         return Text(f"{job.label}: failed, {event['reason']}", style="red")
     if kind == "note":
         return Text(f"{job.label}: {event['text']}", style="yellow")
     if kind != "done":
         return None
+    spent = duration(event["wall_time_s"])
+    if "test_accuracy" not in event:
+        return Text(f"{job.label}: done in {spent}")
     if event["status"] == "diverged":
         return Text(f"{job.label}: diverged at step {event['diverged_at_step']}", style="yellow")
-    accuracy, spent = 100 * event["test_accuracy"], duration(event["wall_time_s"])
+    accuracy = 100 * event["test_accuracy"]
     return Text(f"{job.label}: {accuracy:.2f} % in {spent}")

@@ -17,11 +17,13 @@ _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}  # nothing that another --out would ha
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold a comparison's folder for this process; released when the process ends, however.
+def locked(out: Path, command: str = "compare", config: str = "config.json") -> Iterator[None]:
+    """Hold a folder for this process; released when the process ends, however.
 
     Args:
         out: the folder; made where there is none.
+        command: the one that makes such folders.
+        config: the file that tells such a folder from others.
 
     Raises:
         UserError: where it holds something else, cannot be made or written, or another process
@@ -30,7 +32,7 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(out)  # before anything is left in it
+        _refuse_foreign(out, command, config)  # before anything is left in it
         handle = (out / LOCK_NAME).open("ab")
     except OSError as error:
         if error.errno in _FULL_DISK:
@@ -38,16 +40,16 @@ def locked(out: Path) -> Iterator[None]:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
     with handle:
         if not try_lock(handle):
-            raise UserError(f"--out {out} is being written by another gradwise compare")
+            raise UserError(f"--out {out} is being written by another gradwise {command}")
         yield
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Path, command: str, config: str) -> None:
     names = sorted(path.name for path in out.iterdir())
     others = [name for name in names if name != LOCK_NAME and not name.endswith(".tmp")]
-    if others and "config.json" not in names:
+    if others and config not in names:
         raise UserError(
-            f"--out {out} is not empty and no comparison's folder (it holds {others[0]!r})"
+            f"--out {out} is not empty and no folder of gradwise {command} (it holds {others[0]!r})"
         )
 
 

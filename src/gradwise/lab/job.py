@@ -1,15 +1,31 @@
-"""One trial of a comparison, as the runner sees it: where it goes and what has come of it."""
+"""What the runner runs, as it sees it: where it goes and what has come of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gradwise.errors import UserError
 from gradwise.lab.files import read_json
 from gradwise.lab.outcome import sound_result
 from gradwise.lab.settings import Settings
+
+
+@runtime_checkable
+class Work(Protocol):
+    """Anything that runs in a process of its own and leaves its result in a folder; hashable."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+
+    @property
+    def label(self) -> str:
+        """How it is called in messages."""
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, where it has come to its end."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +61,6 @@ class Job:
             shared: what all trials share, with all learning rates.
         """
         return shared.at(self.lr)
-
-    @property
-    def failure_file(self) -> Path:
-        """Where the reason of its last failure is kept."""
-        return self.folder / "failure.json"
 
     def result(self) -> dict[str, Any] | None:
         """The result, where the trial has come to its end; a foreign or torn file is none."""

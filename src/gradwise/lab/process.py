@@ -1,4 +1,4 @@
-"""A trial's process as seen from the runner: started, listened to, ended."""
+"""A job's process as seen from the runner: started, listened to, ended."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from typing import Any
 
 from gradwise.lab import worker
 from gradwise.lab.files import write_json
-from gradwise.lab.job import Job
+from gradwise.lab.job import Job, Work
 from gradwise.lab.settings import Settings
 
-LOG_TAIL = 2000  # bytes of a dead trial's log that its failure keeps
+LOG_TAIL = 2000  # bytes of a dead job's log that its failure keeps
 _KILLED_SECONDS = 5.0
 _LAST_EVENTS_SECONDS = 2.0  # for what a dead process has said and nobody has read yet
 
 Event = dict[str, Any]
 
 
-class TrialProcess:
-    """A running trial: its process, and the threads that read its events and await its end.
+class JobProcess:
+    """A running job: its process, and the threads that read its events and await its end.
 
     Args:
-        job: the trial.
-        settings: what all trials share, with all learning rates.
-        dataset: fingerprint of the data that the trial has to find.
+        job: what runs; its folder takes the specification and the log.
+        spec: the file's name and content that tell the process what to do.
+        task: the module whose `run` does it; see `gradwise.lab.worker`.
+        threads: CPU threads that it may use.
         events: takes `(self, event)` for all it tells, and `(self, None)` when it has ended.
 
     Attributes:
+        job: the same.
         error: what it told of its own failure, or None.
 
     Raises:
@@ -43,27 +45,23 @@ class TrialProcess:
     """
 
     def __init__(
-        self, job: Job, settings: Settings, dataset: str, events: queue.Queue[Any]
+        self,
+        job: Work,
+        spec: tuple[str, dict[str, Any]],
+        task: str,
+        threads: int,
+        events: queue.Queue[Any],
     ) -> None:
         self.job = job
         self.error: Event | None = None
         job.folder.mkdir(parents=True, exist_ok=True)
-        spec = job.folder / "trial.json"
-        write_json(
-            spec,
-            {
-                "settings": job.settings(settings).to_dict(),
-                "method": job.method,
-                "seed": job.seed,
-                "folder": str(job.folder.resolve()),
-                "dataset": dataset,
-            },
-        )
-        threads = str(settings.threads)
+        path = job.folder / spec[0]
+        write_json(path, spec[1])
+        count = str(threads)
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # equal sums in every run
             "PYTHONUNBUFFERED": "1",  # what was said before a crash is in the log
         }
@@ -74,10 +72,10 @@ class TrialProcess:
             log.flush()
             # By path and with -P: else the current directory would come first on the module search
             # path, and a user's `random.py` would be everyone's. A session of its own: Ctrl-C
-            # reaches the runner, which ends its trials in order. Its standard input is what tells
+            # reaches the runner, which ends its jobs in order. Its standard input is what tells
             # it that the runner is gone; see `Lifeline`.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-                [sys.executable, "-P", str(Path(worker.__file__).resolve()), str(spec)],
+                [sys.executable, "-P", str(Path(worker.__file__).resolve()), str(path), task],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -132,6 +130,27 @@ class TrialProcess:
             log.seek(max(self._log_begins, log.seek(0, os.SEEK_END) - LOG_TAIL))
             tail = log.read().decode(errors="replace")
         return {"reason": reason, "exit_code": code, "log": tail}
+
+
+def trial_process(
+    job: Job, settings: Settings, dataset: str, events: queue.Queue[Any]
+) -> JobProcess:
+    """Start a trial.
+
+    Args:
+        job: the trial.
+        settings: what all trials share, with all learning rates.
+        dataset: fingerprint of the data that the trial has to find.
+        events: as in `JobProcess`.
+    """
+    spec = {
+        "settings": job.settings(settings).to_dict(),
+        "method": job.method,
+        "seed": job.seed,
+        "folder": str(job.folder.resolve()),
+        "dataset": dataset,
+    }
+    return JobProcess(job, ("trial.json", spec), worker.TASK, settings.threads, events)
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Run trials in processes of their own, several at a time; the death of one stops no other."""
+"""Run jobs in processes of their own, several at a time; the death of one stops no other."""
 
 from __future__ import annotations
 
@@ -9,26 +9,52 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradwise.lab.files import write_json
-from gradwise.lab.job import Job
-from gradwise.lab.process import Event, TrialProcess
+from gradwise.lab.job import Job, Work
+from gradwise.lab.process import Event, JobProcess, trial_process
 from gradwise.lab.settings import Settings
 
 # What happened: "start", "step", "epoch", "note", "done" or "failed" in event["event"].
-Listener = Callable[[Job, Event], None]
+Listener = Callable[[Any, Event], None]
 
-# No trial can go on with these, so none is tried.
+# Makes the process of a job, which puts its events into the queue.
+Start = Callable[[Any, "queue.Queue[Any]"], JobProcess]
+
+# No job can go on with these, so none is tried.
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
 def run_jobs(
     jobs: Sequence[Job], settings: Settings, dataset: str, at_once: int, listen: Listener
 ) -> dict[Job, str]:
-    """Run all jobs, at most `at_once` at a time.
+    """Run all trials, at most `at_once` at a time.
 
     Args:
         jobs: trials without a result.
         settings: what they share.
         dataset: fingerprint of the data that they share.
+        at_once: processes at a time, >= 1.
+        listen: told what happens, from the calling thread.
+
+    Returns:
+        The reason of failure of every trial that failed.
+
+    Raises:
+        OSError: as `run_all`.
+        KeyboardInterrupt: as `run_all`.
+    """
+
+    def start(job: Job, events: queue.Queue[Any]) -> JobProcess:
+        return trial_process(job, settings, dataset, events)
+
+    return run_all(jobs, start, at_once, listen)
+
+
+def run_all(jobs: Sequence[Any], start: Start, at_once: int, listen: Listener) -> dict[Any, str]:
+    """Run jobs of any kind, at most `at_once` at a time.
+
+    Args:
+        jobs: `Work` without a result.
+        start: makes the process of a job.
         at_once: processes at a time, >= 1.
         listen: told what happens, from the calling thread.
 
@@ -40,14 +66,14 @@ def run_jobs(
         KeyboardInterrupt: as it came. Whatever is raised, all processes have been ended then,
             and their last checkpoints are good.
     """
-    events: queue.Queue[tuple[TrialProcess, Event | None]] = queue.Queue()
+    events: queue.Queue[tuple[JobProcess, Event | None]] = queue.Queue()
     waiting = list(jobs)
-    running: list[TrialProcess] = []
-    failed: dict[Job, str] = {}
+    running: list[JobProcess] = []
+    failed: dict[Work, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(TrialProcess(waiting.pop(0), settings, dataset, events))
+                running.append(start(waiting.pop(0), events))
                 listen(running[-1].job, {"event": "start"})
             process, event = events.get()
             if event is None:
@@ -67,7 +93,7 @@ def run_jobs(
     return failed
 
 
-def _ended(process: TrialProcess) -> dict[str, Any]:
+def _ended(process: JobProcess) -> dict[str, Any]:
     """What became of a process that has ended, as an event; failures are written down.
 
     Raises:
@@ -75,12 +101,13 @@ def _ended(process: TrialProcess) -> dict[str, Any]:
     """
     job = process.job
     result = job.result()
+    failure_file = job.folder / "failure.json"
     if result is not None:
-        job.failure_file.unlink(missing_ok=True)
+        failure_file.unlink(missing_ok=True)
         return {"event": "done", **result}
     number = (process.error or {}).get("errno")
     if number in _FULL_DISK:
         raise OSError(number, os.strerror(number), str(job.folder))
     failure = process.failure()
-    write_json(job.failure_file, failure)
+    write_json(failure_file, failure)
     return {"event": "failed", "reason": failure["reason"]}

@@ -1,4 +1,6 @@
-"""A process for one trial: the runner runs this file, with the path of the trial's `trial.json`.
+"""A process for one job: the runner runs this file, with the path of its specification and a task.
+
+The task is the module whose `run` does what the specification says; here is that of a trial.
 
 Events go to standard output, one JSON object a line; everything else goes to standard error, which
 the runner keeps as the trial's log. Exit code 0: the result is written; 2: the user asked for
@@ -11,12 +13,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 Emit = Callable[[dict[str, Any]], None]
+
+TASK = "gradwise.lab.worker"
 
 
 def run(spec_path: Path, emit: Emit) -> dict[str, Any]:
@@ -68,10 +73,10 @@ def _prepare() -> None:
 
 
 def main(arguments: Sequence[str], emit: Emit) -> int:
-    """Run one trial and say how it went.
+    """Run one job and say how it went.
 
     Args:
-        arguments: the path of `trial.json`.
+        arguments: the path of its specification, and the module whose `run` takes it.
         emit: told what happens, errors included.
 
     Returns:
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str], emit: Emit) -> int:
 
     try:
         _prepare()
-        result = run(Path(arguments[0]), emit)
+        result = import_module(arguments[1]).run(Path(arguments[0]), emit)
     except UserError as error:
         emit({"event": "error", "message": str(error)})
         return 2

@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["Ready", "code", "code_block", "escape"]
+__all__ = ["Ready", "address", "code", "code_block", "escape"]
 
 
 class Ready(str):
@@ -60,6 +60,20 @@ def code_block(value: object) -> Ready:
     body = "\n".join(str(value).splitlines())
     fence = "`" * max(3, _longest_run(body) + 1)
     return Ready(f"{fence}\n{body}\n{fence}")
+
+
+def address(value: object) -> Ready:
+    """An address to click on.
+
+    Args:
+        value: such as https://arxiv.org/abs/2509.03677.
+
+    Examples:
+        >>> print(address("https://example.org/a_b"))
+        <https://example.org/a_b>
+    """
+    plain = "".join(str(value).split())
+    return Ready("<" + re.sub(r"[<>\\]", "", plain) + ">")
 
 
 def _longest_run(line: str) -> int:

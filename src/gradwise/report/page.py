@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from gradwise._version import __version__
 from gradwise.report.encode import embed
-from gradwise.report.markdown import code, code_block, escape
+from gradwise.report.markdown import address, code, code_block, escape
 
 __all__ = ["render_page", "render_text"]
 
@@ -22,8 +22,8 @@ STYLES = ("page.css", "parts.css")
 def render_page(
     template: str,
     view: Mapping[str, Any],
-    payload: Mapping[str, Any],
-    scripts: Sequence[str],
+    payload: Mapping[str, Any] | None = None,
+    scripts: Sequence[str] = (),
     styles: Sequence[str] = (),
 ) -> str:
     """A page that needs no network and no other file.
@@ -32,17 +32,21 @@ def render_page(
         template: name of its template.
         view: what the template shows.
         payload: what the scripts draw, as plain JSON values; the template sees it as `charts`.
+            None for a page without any.
         scripts: names of our own scripts, in the order in which they are run.
         styles: names of style sheets besides those that all pages have.
     """
-    sources = [_asset("vendor/uPlot.iife.min.js"), _assets(scripts)]
-    sheets = [_asset("vendor/uPlot.min.css"), _assets([*STYLES, *styles])]
+    sources, sheets = [], [_assets([*STYLES, *styles])]
+    if payload is not None:
+        sources = [_asset("vendor/uPlot.iife.min.js"), _assets(scripts)]
+        sheets = [_asset("vendor/uPlot.min.css"), *sheets]
     page = _environment(html=True).get_template(template)
     return page.render(
         **view,
         version=__version__,
         charts=payload,
-        payload=Markup(embed(payload)),  # noqa: S704 - escaped by embed, and no HTML inside script
+        # Escaped by embed, and no HTML inside a script.
+        payload=None if payload is None else Markup(embed(payload)),  # noqa: S704
         scripts=[Markup(one) for one in sources],  # noqa: S704 - the package's own files
         styles=[Markup(one) for one in sheets],  # noqa: S704 - the package's own files
         policy=_policy(sources, sheets),
@@ -72,7 +76,7 @@ def _policy(scripts: Sequence[str], styles: Sequence[str]) -> str:
 
     def hashes(sources: Sequence[str]) -> str:
         digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()) for one in sources)
-        return " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+        return " ".join(f"'sha256-{digest.decode()}'" for digest in digests) or "'none'"
 
     return (
         f"default-src 'none'; script-src {hashes(scripts)}; style-src {hashes(styles)}; "
@@ -92,4 +96,5 @@ def _environment(*, html: bool) -> jinja2.Environment:
     )
     environment.filters["code"] = code
     environment.filters["block"] = code_block
+    environment.filters["address"] = address
     return environment
