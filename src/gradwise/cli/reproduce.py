@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gradwise.reproduce import Recipe
 
 
 @click.command(short_help="Run a paper's experiment and judge its claim.")
@@ -68,7 +63,8 @@ def reproduce(
       gradwise reproduce autoscale-accuracy --data-dir ~/data --scale small
       gradwise reproduce diagonal-networks --set seeds=[0,1] --set steps=20000 --out runs/dln
     """  # noqa: D301 - a real backspace: click keeps the lines that follow
-    from gradwise.cli.output import console, print_json
+    from gradwise.cli.findings import as_dict, print_found, print_list
+    from gradwise.cli.output import print_json
     from gradwise.errors import UserError
     from gradwise.reproduce import load_recipe, recipes
     from gradwise.reproduce.verdicts import verdicts
@@ -78,9 +74,9 @@ def reproduce(
             raise UserError(f"expected --list or the name of an experiment, got both: {name!r}")
         if as_json:
             known = verdicts()
-            print_json([_as_dict(one, known.get(one.name)) for one in recipes().values()])
+            print_json([as_dict(one, known.get(one.name)) for one in recipes().values()])
         else:
-            _print_list(console(), list(recipes().values()), verdicts())
+            print_list(list(recipes().values()), verdicts())
         return
     if name is None:
         raise UserError("expected the name of an experiment; gradwise reproduce --list shows them")
@@ -90,7 +86,8 @@ def reproduce(
     if as_json:
         print_json({key: value for key, value in found.items() if key != "cells"})
     else:
-        _print_found(console(), found, folder)
+        print_found(found)
+        click.echo(f"\nreport: {folder / 'report.html'}")
 
 
 def _run(
@@ -121,57 +118,3 @@ def _run(
     command = shlex.join(["gradwise", *click.get_current_context().find_root().obj])
     with follow(planned.units, noun) as listen:
         return reproduce(name, out=folder, jobs=jobs, command=command, listen=listen, **chosen)
-
-
-def _as_dict(recipe: Recipe, verdict: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "name": recipe.name,
-        "title": recipe.title,
-        "paper": recipe.paper.line,
-        "url": recipe.paper.url,
-        "claim": recipe.claim,
-        "cost": dict(recipe.cost),
-        "last": verdict,
-    }
-
-
-def _print_list(screen: Console, known: list[Recipe], last: dict[str, dict[str, Any]]) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    styles = {"reproduced": "green", "not reproduced": "red"}
-    for recipe in known:
-        verdict = last.get(recipe.name)
-        line = Text(recipe.name, style="bold")
-        if verdict is None:
-            line.append("  no run is committed", style="dim")
-        else:
-            line.append(f"  {verdict['verdict']}", style=styles.get(verdict["verdict"], "yellow"))
-            where = "" if verdict["verdict"].endswith("scale") else " at"
-            line.append(f"{where} ({verdict['scale']}, {verdict['date']})", style="dim")
-        screen.print(line)
-        cost = recipe.cost
-        words = (
-            f"{recipe.claim}\n{recipe.paper.line}\nsmall on 2 CPU cores: {cost['small_cpu']}; "
-            f"full on a GPU: {cost['full_gpu']}"
-        )
-        screen.print(Padding(Text(words, style="dim"), (0, 0, 1, 4)))
-    screen.print("Run one with: gradwise reproduce NAME", style="dim")
-
-
-def _print_found(screen: Console, found: dict[str, Any], folder: Path) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    styles = {"reproduced": "green", "not reproduced": "red"}
-    for claim in found["claims"]:
-        screen.print(
-            Text(claim["verdict"], style=styles.get(claim["verdict"], "yellow")).append(
-                f": {claim['text']}", style="default"
-            )
-        )
-        screen.print(Padding(Text(claim["measured"], style="dim"), (0, 0, 1, 4)))
-    screen.print(
-        Text("All in all: ").append(found["verdict"], style="bold"), f"at scale {found['scale']}"
-    )
-    click.echo(f"\nreport: {folder / 'report.html'}")
