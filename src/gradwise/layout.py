@@ -38,6 +38,8 @@ class Layout:
         dense: False for a sparse tensor.
         present: False where the list holds None.
         dtypes: the tensors' types, None where the list holds None.
+        shared: whether other processes hold parts of the tensors, or whole ones. What has a
+            gradient at a step is known from the counts then, not from here.
     """
 
     names: tuple[str, ...]
@@ -47,6 +49,7 @@ class Layout:
     dense: tuple[bool, ...]
     present: tuple[bool, ...]
     dtypes: tuple[torch.dtype | None, ...] = ()
+    shared: bool = False
     cache: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:

@@ -114,12 +114,13 @@ class Moments:
             return self
         merged = self.layout.merged
         index = self.layout.tensor_of_segment(self.device)
-        count = merged.count(self.device)
 
         def gather(values: Tensor, reduce: str) -> Tensor:
             start = values.new_zeros(len(merged))
             return start.scatter_reduce(0, index, values, reduce, include_self=False)
 
+        shared = self.layout.shared
+        count = gather(self.count, "sum") if shared else merged.count(self.device)
         mean = gather(self.count * self.mean, "sum") / count.clamp(min=1)
         between = self.count * (self.mean - mean[index]).square()
         return Moments(
@@ -150,8 +151,12 @@ class Moments:
         numel = sum(n for n, c in zip(self.layout.numels, chosen, strict=True) if c)
         layout = self.layout.cached(("pooled", numel), lambda: _one_vector(numel))
         on = (self.count > 0) & self.layout.mask(chosen, self.device, torch.bool)
-        count = layout.count(self.device)
-        mean = torch.where(on, self.count * self.mean, 0.0).sum() / max(numel, 1)
+        count: Tensor = layout.count(self.device)
+        some: Tensor | int = max(numel, 1)
+        if self.layout.shared:
+            count = torch.where(on, self.count, 0).sum().reshape(1)
+            some = count[0].clamp(min=1)
+        mean = torch.where(on, self.count * self.mean, 0.0).sum() / some
         between = self.count * (self.mean - mean).square()
         m2 = torch.where(on, self.m2 + between, 0.0).sum()
         low, high = self.min, self.max

@@ -200,36 +200,6 @@ def test_a_shift_of_a_sparse_gradient_is_refused(
     assert attachment.state == {"0.ShiftAll.count": torch.ones((), dtype=torch.float64)}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.filterwarnings("ignore::FutureWarning:torch")
-def test_sharded_gradients_are_refused_by_name(tmp_path: Any) -> None:
-    import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    if not dist.is_available() or not dist.is_gloo_available():
-        pytest.skip("torch without gloo")
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-        weight = distribute_tensor(model[1].weight.detach(), mesh, [Shard(0)])
-        model[1].weight = nn.Parameter(weight)
-        optimizer = SGD(model.parameters(), lr=0.1)
-        attachment = gw.autoscale(optimizer, model=model)
-        for param in model.parameters():
-            param.grad = torch.ones_like(param)
-        message = r"^gradient '1\.weight' is a DTensor: sharded parameters are not supported yet$"
-        for _ in range(2):
-            with pytest.raises(UserError, match=message):
-                optimizer.step()
-        assert attachment.moments is None
-        attachment.detach()
-        optimizer.step()
-    finally:
-        dist.destroy_process_group()
-
-
 def test_an_optimizer_without_parameters_yet() -> None:
     model = network()
     optimizer = SGD([{"params": []}], lr=0.02)

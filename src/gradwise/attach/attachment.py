@@ -16,6 +16,8 @@ from gradwise import backends
 from gradwise.affine import Affine
 from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, unflatten
 from gradwise.attach.hook import StepHook
+from gradwise.attach.placement import spread_over_processes
+from gradwise.attach.shards import Shards, Spread
 from gradwise.errors import UserError
 from gradwise.layout import Layout, layout_of
 from gradwise.moments import Moments, measure_layout, with_params
@@ -32,11 +34,11 @@ LAYOUTS = 16  # kept of an optimizer whose parameters get gradients in changing 
 class _Decision:
     """What one step's gradients led to."""
 
-    grads: list[Tensor | None]
-    layout: Layout
-    moments: Moments
-    affine: Affine  # in the gradients' true unit
-    stored: Affine  # in the unit that they are stored in
+    grads: list[Tensor | None]  # the parts that are here
+    layout: Layout  # of them
+    moments: Moments  # of whole gradients
+    affine: Affine  # of them, in their true unit
+    stored: Affine  # of the parts that are here, in the unit that they are stored in
     state: State
     ok: Tensor  # 0-d bool: everything is finite
 
@@ -48,17 +50,23 @@ class Attachment:
         optimizer: the torch optimizer (unwrapped where a library had wrapped it).
         transform: the transforms as one chain.
         moments: of the last step's gradients before the transforms, in the gradients' true unit
-            (a loss scale is divided out); None before the first step.
+            (a loss scale is divided out); None before the first step. Of whole gradients, where
+            they are spread over processes.
         affine: the map of the last step, in the same unit.
         state: the transform's state; its 0-d entries are the transform's own numbers.
         readers: called before each application with the attachment, the gradients as they are then,
             and the loss scale that is still in them, or None; they must not change them.
         observers: called with the attachment after each application.
         extremes: whether `moments` has min, max and zeros, which may cost reads of their own.
+        spread: which processes hold other parameters.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, transform: Transform, names: Mapping[int, str]
+        self,
+        optimizer: torch.optim.Optimizer,
+        transform: Transform,
+        names: Mapping[int, str],
+        spread: Spread | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.transform = transform
@@ -68,6 +76,8 @@ class Attachment:
         self.readers: list[Reader] = []
         self.observers: list[Observer] = []
         self.extremes = False
+        self.spread = spread or Spread()
+        self._shards: Shards | None = None  # of `_params`; None where all of them are whole
         self._names = dict(names)  # by id of the parameter
         self._params: list[Tensor] = []  # that the layouts are of
         self._layouts: dict[tuple[object, ...], Layout] = {}
@@ -89,7 +99,7 @@ class Attachment:
         names = self.names  # by place, because the copy's parameters are other objects
         places = (p for group in optimizer.param_groups for p in group["params"])
         by_id = {id(p): name for p, name in zip(places, names, strict=True)}
-        twin = install(optimizer, copy.deepcopy(self.transform, memo), by_id)
+        twin = install(optimizer, copy.deepcopy(self.transform, memo), by_id, self.spread)
         twin.load_state_dict(self.state_dict())
         twin.extremes = self.extremes
         return twin
@@ -210,8 +220,13 @@ class Attachment:
         the host, which tracing could not make; it finds them made.
         """
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        grads = [p.grad for p in params]
-        self._ready = self._layout(params, grads)
+        grads = self._parts(params)
+        if self._shards is not None:
+            raise UserError(
+                "expected parameters that are whole on this process in a compiled step, got "
+                "sharded ones: leave optimizer.step() out of torch.compile"
+            )
+        self._ready = self._layout(grads)
         if any(self._ready.present):
             moments = measure_layout(grads, self._ready, "foreach", self.extremes)
             self._ready.warm()
@@ -233,13 +248,20 @@ class Attachment:
 
     def _decide(self) -> _Decision | None:
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        grads = [p.grad for p in params]
-        compiling = torch.compiler.is_compiling()
-        layout = self._ready if compiling else self._layout(params, grads)
+        if torch.compiler.is_compiling():
+            grads, layout = [p.grad for p in params], self._ready
+        else:
+            grads = self._parts(params)
+            layout = self._layout(grads)
         assert layout is not None
-        if not any(layout.present):
+        shards = self._shards
+        if shards is None and not any(layout.present):
             return None
         moments = measure_layout(grads, layout, extremes=self.extremes)
+        if shards is not None:
+            own = shards.local(params) if self.transform.needs_params else None
+            parts = moments if own is None else with_params(moments, own)
+            moments = shards.whole(parts, self.extremes)
         scale = found_inf = None
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)
@@ -249,13 +271,15 @@ class Attachment:
         if scale is not None:  # such optimizers divide by it themselves, after this hook
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))
-        if self.transform.needs_params:
+        if self.transform.needs_params and shards is None:
             moments = with_params(moments, params)
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()
         affine, state = decide(self.transform, moments, self._state_for(moments), ok)
         stored = affine if scale is None else affine.in_units_of(scale)
+        if shards is not None:
+            stored = shards.part(stored, layout)
         return _Decision(grads, layout, moments, affine, stored, state, ok)
 
     def _state_for(self, moments: Moments) -> State:
@@ -276,19 +300,22 @@ class Attachment:
             state = {key: value.to(moments.device) for key, value in state.items()}
         return state
 
-    def _layout(self, params: list[Tensor], grads: list[Tensor | None]) -> Layout:
+    def _parts(self, params: list[Tensor]) -> list[Tensor | None]:
+        """The gradients, or the parts of them that are here."""
         if len(params) != len(self._params) or not all(map(is_, params, self._params)):
             self._params, self._layouts = params, {}  # other parameters: other shapes and names
-        # What else can change is which gradients are there, their types and which are sparse.
+            self._shards = None
+            if self.spread.group is not None or spread_over_processes(params):
+                self._shards = Shards(params, self.names, self.transform.per, self.spread)
+        grads = [p.grad for p in params]
+        return grads if self._shards is None else self._shards.local(grads)
+
+    def _layout(self, grads: list[Tensor | None]) -> Layout:
+        # What can change is which gradients are there, their types and which are sparse.
         kinds = [None if g is None else g.dtype for g in grads]
         key = (*kinds, *[None if g is None else g.layout for g in grads])
         layout = self._layouts.get(key)
         if layout is None:
-            for name, grad in zip(self.names, grads, strict=True):
-                if grad is not None and hasattr(grad, "to_local"):
-                    raise UserError(
-                        f"gradient {name!r} is a DTensor: sharded parameters are not supported yet"
-                    )
             if len(self._layouts) == LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
             layout = self._layouts[key] = layout_of(grads, self.names, self.transform.per)
@@ -304,14 +331,21 @@ def attachment_of(optimizer: torch.optim.Optimizer) -> Attachment | None:
 
 
 def install(
-    optimizer: torch.optim.Optimizer, transform: Transform, names: Mapping[int, str]
+    optimizer: torch.optim.Optimizer,
+    transform: Transform,
+    names: Mapping[int, str],
+    spread: Spread | None = None,
 ) -> Attachment:
-    """Attach transforms in the place of those before, whose names and observers stay."""
+    """Attach transforms in the place of those before, whose names and observers stay.
+
+    So does what was known of other processes, unless `spread` says something else.
+    """
     before = attachment_of(optimizer)
     if before is not None:
         before.detach()
         names = {**before._names, **names}
-    attachment = Attachment(optimizer, transform, names)
+        spread = before.spread if spread is None else spread
+    attachment = Attachment(optimizer, transform, names, spread)
     if before is not None:  # the same lists: who observes may still leave by the old attachment
         attachment.readers, attachment.observers = before.readers, before.observers
         attachment.extremes = before.extremes

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gradwise.attach.attachment import Attachment, attachment_of, install
+from gradwise.attach.shards import Replicated, Spread
 from gradwise.errors import UserError
 from gradwise.transforms import Autoscale, Transform, chain
 
@@ -47,6 +48,8 @@ def attach(
     optimizer: torch.optim.Optimizer | Wrapper,
     *transforms: Transform,
     model: nn.Module | None = None,
+    process_group: Any = None,
+    replicated: Replicated | None = None,
 ) -> Attachment:
     """Transform the gradients of every step of an optimizer, just before it uses them.
 
@@ -60,6 +63,12 @@ def attach(
         transforms: applied in this order; none measures only.
         model: gives the parameters their names in `moments` and reports; without it the names come
             from an optimizer made of `model.named_parameters()`, or are numbers.
+        process_group: where other processes have other parameters of the same model (pipeline
+            stages, experts): a `torch.distributed` group of them and this one, whose processes
+            then make every step together. Not needed for DDP, where all have the same, nor for
+            sharded parameters (FSDP2, tensor parallel), which say themselves where their parts are.
+        replicated: with `process_group`, says by name which plain parameters are the same on all
+            its processes; without it none are. Equal names then bear the process's number.
 
     Returns:
         The `Attachment`. Attaching anew replaces it and keeps names and observers; `detach()`
@@ -83,7 +92,10 @@ def attach(
     for transform in transforms:
         if not isinstance(transform, Transform):
             raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
-    return install(optimizer, chain(*transforms), _names_in(model))
+    if replicated is not None and process_group is None:
+        raise UserError("expected process_group together with replicated, got none")
+    spread = None if process_group is None else Spread(process_group, replicated)
+    return install(optimizer, chain(*transforms), _names_in(model), spread)
 
 
 def attached(

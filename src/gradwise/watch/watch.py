@@ -146,10 +146,11 @@ class Watch(Closing):
         self._closed = False
         self._writes = is_writer()
         self._had_extremes = self.attachment.extremes
+        # Also where nothing is recorded: extremes of sharded gradients take all processes.
+        self.attachment.extremes = True
         self._checkpoint = CheckpointHooks(self.optimizer, self._save, self._load, _PREFIX)
         self._feeds: list[SinkFeed] = []
         if self._writes:
-            self.attachment.extremes = True
             self._probes = AllProbes(
                 self.attachment,
                 weights_every=weights_every,
