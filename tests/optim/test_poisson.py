@@ -1,48 +1,37 @@
 """A physics-informed network: right gradients through u'', and what a budget of them is worth.
 
-The problem and the counting are those of `benchmarks/poisson.py`, at a smaller size. Figures that
-are asserted hold with a margin of two or more on each of five seeds, three of which run here.
+The problem and the counting are those of `benchmarks/poisson.py` and of two recipes, at a smaller
+size. Figures that are asserted hold with a margin of two or more on each of five seeds, three of which run here.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from gradwise.optim import RKalman
+from gradwise.reproduce.experiments._poisson import METHODS, Poisson, Training
+
 pytestmark = pytest.mark.slow
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 EVALUATIONS = 1000
 RHO = 0.05
 seeds = pytest.mark.parametrize("seed", [0, 1, 2])
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    if not (BENCHMARKS / "poisson.py").is_file():
-        pytest.skip("the benchmarks are not beside the tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        import poisson
-
-        yield poisson
+def small(seed: int = 0) -> Any:
+    return Poisson(k=4, points=32, width=16, seed=seed)
 
 
-def small(bench: ModuleType, seed: int = 0) -> Any:
-    return bench.Poisson(k=4, points=32, width=16, seed=seed)
-
-
-def trained(bench: ModuleType, name: str, value: float, seed: int) -> tuple[Any, list[float]]:
+def trained(name: str, value: float, seed: int) -> tuple[Any, list[float]]:
     """A training that has used its gradient evaluations, and its losses, the last one included."""
-    training = bench.Training(bench.METHODS[name], value, small(bench, seed))
+    training = Training(METHODS[name], value, small(seed))
     losses = []
     while training.evaluations < EVALUATIONS:
         losses.append(training.step())
@@ -78,20 +67,21 @@ def apart(got: Tensor, wanted: Tensor) -> float:
 class Tiny:
     """A problem of 97 parameters, its plain gradient, and the gradient that a step leaves."""
 
-    def __init__(self, bench: ModuleType) -> None:
-        self.bench = bench
-        self.problem = bench.Poisson(k=4, points=16, width=8)
+    def __init__(
+        self,
+    ) -> None:
+        self.problem = Poisson(k=4, points=16, width=8)
         self.params = list(self.problem.model.parameters())
 
     def slope(self) -> Tensor:
         return joined(torch.autograd.grad(self.problem.loss(), self.params))
 
     def left(self, name: str) -> Tensor:
-        self.bench.Training(self.bench.METHODS[name], 1e-3, self.problem, RHO).step()
+        Training(METHODS[name], 1e-3, self.problem, RHO).step()
         return joined(p.grad for p in self.params)
 
 
-def test_the_residuals_are_those_of_the_equation(bench: ModuleType) -> None:
+def test_the_residuals_are_those_of_the_equation() -> None:
     problem = small(bench)
     inner = problem.x[: problem.points].clone().requires_grad_()
     (slope,) = torch.autograd.grad(problem.exact(inner).sum(), inner, create_graph=True)
@@ -110,9 +100,9 @@ def test_the_residuals_are_those_of_the_equation(bench: ModuleType) -> None:
     torch.testing.assert_close(problem.loss().detach(), loss, rtol=1e-6, atol=1e-6)
 
 
-def test_reng_takes_the_gradient_of_the_regularised_loss(bench: ModuleType) -> None:
+def test_reng_takes_the_gradient_of_the_regularised_loss() -> None:
     """u'' is differentiated for the gradient and once more for the Hessian-vector product."""
-    tiny = Tiny(bench)
+    tiny = Tiny()
 
     def regularised() -> Tensor:
         return tiny.problem.loss() + RHO / 2 * tiny.slope().square().sum()
@@ -124,8 +114,8 @@ def test_reng_takes_the_gradient_of_the_regularised_loss(bench: ModuleType) -> N
     assert apart(plain, wanted) > 1e-2  # the regularisation is there to be seen
 
 
-def test_ring_takes_the_gradient_further_up(bench: ModuleType) -> None:
-    tiny = Tiny(bench)
+def test_ring_takes_the_gradient_further_up() -> None:
+    tiny = Tiny()
     before, plain = joined(tiny.params), tiny.slope()
     torch.nn.utils.vector_to_parameters(before + RHO * plain, tiny.params)
     wanted = differences(tiny.problem.loss, tiny.params)
@@ -134,11 +124,11 @@ def test_ring_takes_the_gradient_further_up(bench: ModuleType) -> None:
     assert apart(plain, wanted) > 1e-2
 
 
-def test_rkalman_takes_the_jacobian_of_the_residuals(bench: ModuleType) -> None:
-    tiny = Tiny(bench)
+def test_rkalman_takes_the_jacobian_of_the_residuals() -> None:
+    tiny = Tiny()
     jacobian = differences(tiny.problem.residuals, tiny.params)
     e = tiny.problem.residuals().detach()
-    optimizer = bench.RKalman(tiny.params, rho=0.01, observation_noise=2.0)
+    optimizer = RKalman(tiny.params, rho=0.01, observation_noise=2.0)
     optimizer.step(tiny.problem.residuals)
     gram, eye = jacobian @ jacobian.T, torch.eye(len(e), dtype=e.dtype)
     noise = torch.linalg.inv(eye / 2.0 + 0.01 * gram / 4.0)
@@ -147,13 +137,11 @@ def test_rkalman_takes_the_jacobian_of_the_residuals(bench: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("inner", ["lbfgs", "adam"])
-def test_what_implicit_sgd_reports_is_the_residual_of_its_equation(
-    bench: ModuleType, inner: str
-) -> None:
+def test_what_implicit_sgd_reports_is_the_residual_of_its_equation(inner: str) -> None:
     """An independent gradient, by differences, where the step has arrived."""
-    tiny = Tiny(bench)
+    tiny = Tiny()
     before = joined(tiny.params)
-    training = bench.Training(bench.METHODS[f"ImplicitSGD, {inner}"], 10.0, tiny.problem)
+    training = Training(METHODS[f"ImplicitSGD, {inner}"], 10.0, tiny.problem)
     training.step()
     there = differences(tiny.problem.loss, tiny.params)
     residual = (joined(tiny.params) - before + 10.0 * there).norm().item()
@@ -162,20 +150,20 @@ def test_what_implicit_sgd_reports_is_the_residual_of_its_equation(
 
 
 @seeds
-def test_implicit_sgd_is_stable_where_sgd_diverges(bench: ModuleType, seed: int) -> None:
-    _, losses = trained(bench, "SGD", 1.0, seed)
+def test_implicit_sgd_is_stable_where_sgd_diverges(seed: int) -> None:
+    _, losses = trained("SGD", 1.0, seed)
     assert not max(losses) < 1e3  # NaN and infinity too
     for lr in (1.0, 100.0):
-        training, losses = trained(bench, "ImplicitSGD, lbfgs", lr, seed)
+        training, losses = trained("ImplicitSGD, lbfgs", lr, seed)
         # Of (7.2), a step never ends above where it began, so neither does the loss.
         assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(losses))
     assert training.problem.error() < 2e-3
 
 
 @seeds
-def test_an_equal_number_of_gradients(bench: ModuleType, seed: int) -> None:
+def test_an_equal_number_of_gradients(seed: int) -> None:
     """SGD at the best of its rates, everything else at a fixed value; no order among the others."""
-    sgd = [trained(bench, "SGD", lr, seed) for lr in bench.METHODS["SGD"].grid]
+    sgd = [trained("SGD", lr, seed) for lr in METHODS["SGD"].grid]
     sgd_loss = min(losses[-1] for _, losses in sgd if math.isfinite(losses[-1]))
     assert sgd_loss > 0.05  # stiff: it has not left the start far behind
     bounds = {
@@ -187,6 +175,6 @@ def test_an_equal_number_of_gradients(bench: ModuleType, seed: int) -> None:
         "RKalman": (1.0, 0.02),
     }
     for name, (value, bound) in bounds.items():
-        training, losses = trained(bench, name, value, seed)
+        training, losses = trained(name, value, seed)
         assert training.evaluations < EVALUATIONS * 1.05, name
         assert losses[-1] < bound < sgd_loss, name

@@ -75,6 +75,7 @@ class AdaRem(ElementwiseOptimizer):
         tensor([0.7000, 1.9000])
     """
 
+    by_value = False  # what it divides by is the largest value of a parameter
     decay: ClassVar[Literal["coupled", "decoupled", "own"]] = "own"
 
     def __init__(

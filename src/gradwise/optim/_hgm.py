@@ -83,6 +83,7 @@ class HGM(ElementwiseOptimizer):
         tensor(0.7500)
     """
 
+    by_value = False  # the alignment is that of whole parameters
     decay = "decoupled"
     scalars: ClassVar[tuple[str, ...]] = ("alignment",)
 

@@ -13,7 +13,7 @@ from gradwise.optim.base import Params, Transforms, check
 from gradwise.optim.elementwise import ElementwiseOptimizer
 from gradwise.optim.fold import Fold
 from gradwise.optim.lists import descend
-from gradwise.optim.share import Group, Share
+from gradwise.optim.share import Group, Share, part_here
 from gradwise.registry import register
 
 
@@ -127,9 +127,12 @@ class SGD(ElementwiseOptimizer):
         if not fresh:
             super()._update(share, fold)
             return
+        owners = [param for group in self.param_groups for param in group["params"]]
         for i in fresh:
-            zeros = torch.zeros_like(share.params[i], memory_format=torch.preserve_format)
-            share.buffers[0][i] = self.state[share.params[i]]["momentum_buffer"] = zeros
+            owner = owners[share.places[i]]
+            zeros = torch.zeros_like(owner, memory_format=torch.preserve_format)
+            self.state[owner]["momentum_buffer"] = zeros
+            share.buffers[0][i] = part_here(zeros)
         others = sorted(set(range(len(buffers))) - set(fresh))
         first = share.only(fresh)
         first.group = {**share.group, "dampening": 0.0}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain as concatenated
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gradwise.attach import attach, attachment_of
+from gradwise.attach.placement import spread_over_processes
 from gradwise.errors import UserError
 from gradwise.optim.fold import Fold
 from gradwise.transforms import Transform
@@ -36,6 +37,9 @@ class FoldingOptimizer(torch.optim.Optimizer):
     """
 
     folds_transforms = True
+    # Whether every value's update depends on that value alone, so that parts of a parameter can be
+    # updated where they are.
+    by_value: ClassVar[bool] = False
 
     def __init__(
         self, params: Params, defaults: dict[str, Any], transform: Transforms | None = None
@@ -43,6 +47,20 @@ class FoldingOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         if transform is not None:
             attach(self, *(transform if isinstance(transform, Sequence) else (transform,)))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; see `torch.optim.Optimizer`.
+
+        Raises:
+            UserError: where they are sharded and the method needs them whole.
+        """
+        super().add_param_group(param_group)
+        if not self.by_value and spread_over_processes(self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise UserError(
+                f"expected parameters that are whole on this process, got sharded ones (DTensor): "
+                f"{type(self).__name__} relates the values of a parameter to each other"
+            )
 
     def _prepare(self) -> None:
         """Called where torch.compile does not trace, before a step that it does."""

@@ -19,7 +19,16 @@ from gradwise.errors import UserError
 from gradwise.layout import real_view
 from gradwise.optim.base import FoldingOptimizer, Params, Transforms, check, check_lr
 from gradwise.optim.fold import Fold
-from gradwise.optim.share import PLAIN, Group, Share, as_reals, buckets, mapped, on_host
+from gradwise.optim.share import (
+    PLAIN,
+    Group,
+    Share,
+    as_reals,
+    buckets,
+    mapped,
+    on_host,
+    part_here,
+)
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -41,6 +50,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
         UserError: where an argument is out of its bounds or contradicts another.
     """
 
+    by_value = True
     counts: ClassVar[bool] = True  # whether there is a `step` in the state
     wide: ClassVar[bool] = True  # state and arithmetic in float32 for parameters of 16 bits
     scalars: ClassVar[tuple[str, ...]] = ()
@@ -181,8 +191,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
                 continue
             if grad.layout != torch.strided:
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-            params.append(param)
-            grads.append(grad)
+            params.append(part_here(param))
+            grads.append(part_here(grad))
             if not names and not self.counts:
                 continue  # nothing to remember
             state = self.state[param]
@@ -202,7 +212,7 @@ class ElementwiseOptimizer(FoldingOptimizer):
                     state["step"] = state["step"].to(param.device)
                 steps.append(state["step"])
             for values, name in zip(buffers, (*names, *self.scalars), strict=True):
-                values.append(state[name])
+                values.append(part_here(state[name]))
 
     def _fresh(self, param: Tensor, group: Group) -> Tensor | None:
         """A state tensor before the first step."""

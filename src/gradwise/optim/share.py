@@ -52,6 +52,11 @@ class Share:
         )
 
 
+def part_here(tensor: Any) -> Any:
+    """The part of a sharded tensor that is on this process; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def on_host(params: list[Tensor]) -> list[int]:
     """The places of what a kernel may be asked to take: plain tensors in host memory."""
     return [i for i, p in enumerate(params) if p.device.type == "cpu" and type(p) in PLAIN]
