@@ -16,7 +16,7 @@ from gradwise.lab.outcome import device_name
 from gradwise.report.article import Article, Part, Table, write_article
 from gradwise.report.words import plural
 from gradwise.reproduce.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Conclusion
-from gradwise.reproduce.planning import Plan
+from gradwise.reproduce.planning import Plan, reads_files
 
 __all__ = ["outcome", "write_page"]
 
@@ -169,7 +169,7 @@ def _facts(found: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _command(planned: Plan) -> str:
     parts = [f"gradwise reproduce {planned.recipe.name} --scale {planned.scale}"]
-    if planned.settings["data_dir"] is not None:
+    if reads_files(planned.settings):
         parts.append("--data-dir DATA")
     parts += [f"--set {name}={planned.settings[name]!r}" for name in planned.changed]
     return " ".join(parts)

@@ -13,7 +13,7 @@ from gradwise.reproduce.cells import Cell, Comparison, check_names
 from gradwise.reproduce.recipe import Recipe, load_recipe
 from gradwise.reproduce.task import experiment
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "plan", "reads_files"]
 
 _BUILT_IN = ("digits", "synthetic")  # data that need no files
 
@@ -44,6 +44,15 @@ class Plan:
         return len(self.cells) + sum(one.trials for one in self.comparisons)
 
 
+def reads_files(settings: Mapping[str, Any]) -> bool:
+    """Whether an experiment with these settings reads data from files.
+
+    Args:
+        settings: of the recipe; `data` names the data set, where there is one.
+    """
+    return settings.get("data", "synthetic") not in _BUILT_IN
+
+
 def plan(
     name: str,
     *,
@@ -66,10 +75,10 @@ def plan(
     """
     recipe = load_recipe(name)
     settings = recipe.at(scale, overrides)
-    data = settings.get("data", "synthetic")
-    if data not in _BUILT_IN and data_dir is None:
+    if reads_files(settings) and data_dir is None:
         raise UserError(
-            f"{name} at scale {scale} reads {data}: name the folder that holds it with --data-dir"
+            f"{name} at scale {scale} reads {settings['data']}: name the folder that holds it with "
+            "--data-dir"
         )
     folder = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
     settings |= {"data_dir": folder, "device": str(resolve_device(device))}

@@ -40,6 +40,8 @@ class Paper:
     @property
     def line(self) -> str:
         """All of it in a line."""
+        if not self.url:  # a question of our own
+            return self.title
         return ", ".join(part for part in (self.authors, f"“{self.title}”", self.venue) if part)
 
 
