@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradwise import backends
 from gradwise.affine import Affine
-from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, unflatten
+from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, plain, unflatten
 from gradwise.attach.hook import StepHook
 from gradwise.attach.placement import spread_over_processes
 from gradwise.attach.shards import Shards, Spread
@@ -154,11 +154,15 @@ class Attachment:
             delattr(self.optimizer, _ATTRIBUTE)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs; `optimizer.state_dict()` carries it as well."""
+        """What a checkpoint needs; `optimizer.state_dict()` carries it as well.
+
+        torch's distributed checkpoints with `flatten_optimizer_state_dict` drop what others add to
+        an optimizer's: save and load this beside it, and pass it to `load_state_dict` last.
+        """
         none = torch.zeros((), dtype=torch.int64)
         return {
             "transform": self.transform.name,
-            "state": dict(self.state or {}),
+            "state": plain(self.state or {}, self.transform.growing),
             "skipped": none if self._skipped is None else self._skipped,
         }
 
@@ -297,7 +301,7 @@ class Attachment:
                 )
                 return fresh
         if any(value.device != moments.device for value in state.values()):
-            state = {key: value.to(moments.device) for key, value in state.items()}
+            state = {key: _like(value, moments.mean) for key, value in state.items()}
         return state
 
     def _parts(self, params: list[Tensor]) -> list[Tensor | None]:
@@ -320,6 +324,11 @@ class Attachment:
                 del self._layouts[next(iter(self._layouts))]
             layout = self._layouts[key] = layout_of(grads, self.names, self.transform.per)
         return layout
+
+
+def _like(value: Tensor, other: Tensor) -> Tensor:
+    """On the other's device; numbers in the other's type, which is the widest there."""
+    return value.to(other) if value.is_floating_point() else value.to(other.device)
 
 
 _ATTRIBUTE = "_gradwise_attachment"  # dropped by deepcopy and pickle, as torch's hooks are

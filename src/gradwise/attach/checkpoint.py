@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,6 @@ class CheckpointHooks:
     They ride as extra entries of the first parameter group, because that is what survives nearly
     every way in which people save optimizers: an optimizer without gradwise carries them along, one
     that is attached after loading finds them, and tools that walk through state see plain tensors.
-    (torch's distributed checkpoints with `flatten_optimizer_state_dict` leave out on loading what
-    the optimizer does not hold already: `Attachment.state_dict` serves there.)
 
     Args:
         optimizer: where the hooks go.
@@ -73,11 +71,20 @@ class CheckpointHooks:
             )
 
 
-def flatten(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An attachment's `state_dict` as tensors by name; the transform's name comes first."""
+def plain(state: Mapping[str, Tensor], growing: Sequence[str]) -> dict[str, Any]:
+    """A transform's state for a checkpoint: what grows as lists, the rest as tensors.
+
+    torch's distributed checkpoints load a tensor into one that is there already and has to have
+    its size.
+    """
+    return {key: v.tolist() if key in growing else v for key, v in state.items()}
+
+
+def flatten(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """An attachment's `state_dict` as entries by name; the transform's name comes first."""
     name = state_dict["transform"]
-    tensors = {**state_dict["state"], "skipped": state_dict["skipped"]}
-    return {f"{name}:{key}": value for key, value in tensors.items()}
+    entries = {**state_dict["state"], "skipped": state_dict["skipped"]}
+    return {f"{name}:{key}": value for key, value in entries.items()}
 
 
 def unflatten(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -104,6 +111,7 @@ def checked(state_dict: Mapping[str, Any], name: str) -> tuple[State, Tensor]:
         raise UserError(f"expected state of {name!r}, got state of {found!r}")
     if not isinstance(state, Mapping):
         raise UserError(f"expected the state of {name!r} to be a dict, got {state!r:.80}")
+    state = {key: _as_tensor(value) for key, value in state.items()}
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise UserError(f"expected {key!r} of {name!r} to be a tensor, got {value!r:.80}")
@@ -113,6 +121,13 @@ def checked(state_dict: Mapping[str, Any], name: str) -> tuple[State, Tensor]:
             f"expected 'skipped' of {name!r} to be an integer tensor, got {skipped!r:.80}"
         )
     return {key: value.clone() for key, value in state.items()}, skipped.clone()
+
+
+def _as_tensor(value: Any) -> Any:
+    """A list of numbers as a vector; anything else as it is."""
+    if isinstance(value, list) and all(isinstance(one, float) for one in value):
+        return torch.tensor(value, dtype=torch.float64)
+    return value
 
 
 def fits(state: State, fresh: State) -> bool:

@@ -43,6 +43,8 @@ class AutoClip(Transform):
         (tensor([2.0000]), 2.0)
     """
 
+    growing = ("history",)
+
     def __init__(self, percentile: float = 10.0) -> None:
         if not 0 <= percentile <= 100:
             raise UserError(f"expected 0 <= percentile <= 100, got percentile={percentile}")

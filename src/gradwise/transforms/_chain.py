@@ -24,6 +24,7 @@ class Chain(Transform):
         self.transforms: tuple[Transform, ...] = tuple(flat)
         self.per = "row" if any(t.per == "row" for t in flat) else "tensor"
         self.needs_params = any(t.needs_params for t in flat)
+        self.growing = tuple(self._key(i, key) for i, t in enumerate(flat) for key in t.growing)
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.transforms))})"

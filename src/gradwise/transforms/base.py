@@ -27,10 +27,12 @@ class Transform(ABC):
     Attributes:
         per: the segments it needs, "tensor" or "row"; it also works on a finer cut.
         needs_params: whether it needs `moments.params`.
+        growing: keys of the state's entries that get longer from step to step.
     """
 
     per: Per = "tensor"
     needs_params: bool = False
+    growing: tuple[str, ...] = ()
 
     def init(self, moments: Moments) -> State:
         """State before the first step, on the moments' device."""

@@ -1,0 +1,98 @@
+"""torch's distributed checkpoints: saved on three processes, loaded on two."""
+
+import copy
+
+import pytest
+import spread_models as spread
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+import gradwise as gw
+
+pytestmark = [
+    pytest.mark.skipif(
+        not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo"
+    ),
+]
+
+BEFORE, AFTER = 3, 2
+CASES = [
+    ("autoscale", torch.optim.AdamW, {}),
+    ("autoclip", torch.optim.AdamW, {}),
+    ("zclip", gw.optim.AdamW, {}),
+    ("autoscale", gw.optim.SGD, {"momentum": 0.9}),
+]
+
+
+def begun(world, name, make, options):
+    net = spread.spread("fsdp", world, spread.model())
+    optimizer = make(net.parameters(), lr=0.05, **options)
+    attachment = gw.attach(optimizer, *copy.deepcopy(spread.TRANSFORMS[name]), model=net)
+    return net, optimizer, attachment
+
+
+def step(net, optimizer, times):
+    for _ in range(times):
+        optimizer.zero_grad()
+        net(spread.inputs()).square().mean().backward()
+        optimizer.step()
+
+
+def saved(rank, world, folder, flat):
+    for i, case in enumerate(CASES):
+        net, optimizer, attachment = begun(world, *case)
+        step(net, optimizer, BEFORE)
+        model, state = get_state_dict(
+            net, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=flat)
+        )
+        whole = {"model": model, "optimizer": state}
+        if flat:  # flattened states drop what others than torch add
+            whole["gradwise"] = attachment.state_dict()
+        dcp.save(whole, checkpoint_id=folder / str(i))
+        step(net, optimizer, AFTER)
+        parameters = [spread.full(p) for p in net.parameters()]
+        if rank == 0:
+            torch.save((parameters, attachment.state_dict()), folder / f"{i}.pt")
+
+
+def loaded(rank, world, folder, flat):
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+    for i, case in enumerate(CASES):
+        net, optimizer, attachment = begun(world, *case)
+        model, state = get_state_dict(net, optimizer, options=options)
+        found = {"model": model, "optimizer": state}
+        if flat:
+            found["gradwise"] = attachment.state_dict()
+        dcp.load(found, checkpoint_id=folder / str(i))
+        set_state_dict(
+            net,
+            optimizer,
+            model_state_dict=found["model"],
+            optim_state_dict=found["optimizer"],
+            options=options,
+        )
+        if flat:
+            attachment.load_state_dict(found["gradwise"])
+        step(net, optimizer, AFTER)
+        parameters, expected = torch.load(folder / f"{i}.pt", weights_only=True)
+        for param, wanted in zip(net.parameters(), parameters, strict=True):
+            torch.testing.assert_close(spread.full(param), wanted, rtol=1e-5, atol=1e-6)
+        now = attachment.state_dict()
+        assert now["transform"] == expected["transform"]
+        assert now["state"].keys() == expected["state"].keys()
+        assert now["state"], case
+        for key, value in now["state"].items():
+            torch.testing.assert_close(value, expected["state"][key], msg=key, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_onto_another_number_of_processes(flat, tmp_path):
+    for name, world, task in (("three", 3, saved), ("two", 2, loaded)):
+        (tmp_path / name).mkdir()
+        spread.run(world, task, tmp_path, flat, folder=tmp_path / name)
