@@ -86,6 +86,7 @@ def write_page(
     parts = [
         Part(
             "Claims",
+            paragraphs=(f"{'The paper says' if recipe.paper.url else 'Asked'}: {recipe.claim}",),
             points=tuple(
                 (one.verdict, f"{one.text} Measured: {one.measured.rstrip('.')}.")
                 for one in conclusion.claims
@@ -100,9 +101,7 @@ def write_page(
         Article(
             title=recipe.title,
             kicker=f"gradwise · reproduction · {recipe.name} · scale {planned.scale}",
-            lead=f"{_lead(conclusion)} The paper's claim: {recipe.claim}"
-            if recipe.paper.url
-            else f"{_lead(conclusion)} The question: {recipe.claim}",
+            lead=_lead(conclusion),
             parts=tuple(part for part in parts if part.pictures or part != Part(part.title)),
             badge=conclusion.verdict,
             source=recipe.paper.line,
