@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,17 +15,14 @@ from hypothesis import given
 from torch import Tensor
 
 from analysis.online_games import DIM, UNIT, ell, unit
+from analysis.online_losses import linears, one, quadratics
 from gradwise.analysis.online import (
     Ball,
-    Box,
     GradFn,
     Loss,
     OptimisticOMD,
-    Projection,
     Regret,
     UniversalLearner,
-    best_fixed_point,
-    model_rounds,
     play,
 )
 from gradwise.errors import UserError
@@ -45,15 +41,6 @@ class Fixed:
     def update(self, grad_fn: GradFn) -> None:
         grad_fn(self.points[self.at])
         self.at += 1
-
-
-def quadratics(weights: Any, centers: Any) -> list[Loss]:
-    pairs = zip(torch.as_tensor(weights).tolist(), torch.as_tensor(centers), strict=True)
-    return [lambda x, a=a, c=c: a / 2 * (x - c).square().sum() for a, c in pairs]
-
-
-def linears(slopes: Tensor) -> tuple[list[Loss], list[GradFn]]:
-    return [lambda x, a=a: a @ x for a in slopes], [lambda x, a=a: a.clone() for a in slopes]
 
 
 def signs(rounds: int) -> Tensor:
@@ -169,76 +156,6 @@ def test_a_learner_that_plays_the_comparator_has_no_regret() -> None:
 UNIT2 = Ball(1.0, torch.zeros(2))
 
 
-# --- the solver ---
-
-
-DOMAINS: list[Any] = [
-    Ball(1.0, torch.ones(4)),
-    Box(torch.zeros(4), torch.tensor([1.0, 2.0, 0.0, 5.0])),
-    Projection(lambda x: x.clamp(-1, 1) if x.ndim else x, diameter=4.0, start=torch.zeros(4)),
-]
-
-
-@pytest.mark.parametrize("domain", DOMAINS, ids=repr)
-@given(st.integers(0, 10**6), st.floats(-2, 3))
-def test_no_point_is_better_by_more_than_the_gap(domain: Any, seed: int, size: float) -> None:
-    """Ill-conditioned, quartic, of any size: what is certified holds for random points."""
-    stream = torch.Generator().manual_seed(seed)
-    root = torch.randn(4, 4, generator=stream).double() * torch.logspace(0, 1, 4).double()
-    target = torch.randn(4, generator=stream).double()
-
-    def f(x: Tensor) -> Tensor:
-        z = (x - target) @ root
-        return 10**size * (z.square().sum() + z.pow(4).sum() / 100)
-
-    best = best_fixed_point(f, domain, tolerance=1e-3 * 10**size)
-    assert best.gap is not None
-    assert best.gap <= 1e-3 * 10**size
-    torch.testing.assert_close(domain.project(best.point), best.point, rtol=0, atol=1e-14)
-    near = best.point + 10.0 ** torch.randint(-4, 1, (64, 1), generator=stream) * torch.randn(
-        64, 4, generator=stream
-    )
-    for x in near:
-        assert f(domain.project(x)).item() >= best.loss - best.gap - 1e-9 * abs(best.loss)
-
-
-def test_a_search_cut_short_says_how_good_it_is() -> None:
-    scales = torch.logspace(0, 4, 5).double()
-    goal = torch.full((5,), 0.3, dtype=torch.float64)
-    best = best_fixed_point(
-        lambda x: (scales * (x - goal).square()).sum(), UNIT, max_iterations=3, tolerance=1e-12
-    )
-    assert best.iterations == 3
-    assert best.gap is not None
-    assert best.gap >= best.loss > 1e-12  # the smallest value is 0
-
-
-def test_more_iterations_are_never_worse() -> None:
-    """Values may rise on the way; what is given is the best point seen, and the best bound."""
-    scales = torch.logspace(0, 3, 5).double()
-    goal = torch.full((5,), 0.3, dtype=torch.float64)
-    found = [
-        best_fixed_point(
-            lambda x: (scales * (x - goal).square()).sum() + (x - goal).pow(4).sum(),
-            UNIT,
-            max_iterations=k,
-            tolerance=1e-12,
-        )
-        for k in range(1, 30)
-    ]
-    losses, floors = [f.loss for f in found], [f.loss - (f.gap or 0.0) for f in found]
-    assert losses == sorted(losses, reverse=True)
-    assert all(b >= a - 1e-9 * abs(a) for a, b in pairwise(floors))
-    assert len(set(losses)) < len(losses)  # or this would not have been put to the test
-
-
-def test_a_good_start_needs_no_iteration() -> None:
-    goal = torch.full((5,), 0.1, dtype=torch.float64)
-    best = best_fixed_point(lambda x: (x - goal).square().sum(), UNIT, start=goal)
-    assert best.iterations == 0
-    assert best.gap == 0
-
-
 # --- invariants ---
 
 
@@ -338,10 +255,6 @@ def test_progress_and_plain_values() -> None:
 # --- mistakes ---
 
 
-def one(x: Tensor) -> Tensor:
-    return x.square().sum()
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -368,92 +281,7 @@ def test_mistakes(arguments: Callable[[], dict[str, Any]], words: str) -> None:
         play(OptimisticOMD(UNIT, ell=1.0), given.pop("losses"), **given)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"max_iterations": 0}, "max_iterations >= 1"),
-        ({"tolerance": math.inf}, "0 < tolerance < inf"),
-        ({"start": torch.zeros(2)}, "start of shape"),
-    ],
-)
-def test_mistakes_of_the_search(arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        best_fixed_point(one, UNIT, **arguments)
-
-
 def test_constant_losses_are_losses() -> None:
     game = play(OptimisticOMD(UNIT, ell=1.0), [lambda x: torch.tensor(3.0)] * 2)
     assert game.regret == 0
     assert game.comparator.gap == 0
-
-
-# --- a model and its batches ---
-
-
-class Net(torch.nn.Module):
-    """Norm layers, dropout, a tied and a frozen parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
-        self.two.weight = self.one.weight
-        self.two.bias.requires_grad_(False)
-        self.norm, self.drop = torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.norm(self.one(x) + self.two(x).tanh())).sum(1)
-
-
-def net_and_data() -> tuple[torch.nn.Module, tuple[Tensor, Tensor]]:
-    torch.manual_seed(0)
-    return Net(), (torch.randn(20, 3), torch.randn(20))
-
-
-def test_rounds_of_a_model_are_its_losses() -> None:
-    model, (x, y) = net_and_data()
-    mse = torch.nn.functional.mse_loss
-    with model_rounds(model, mse, (x, y), batch_size=8) as game:
-        assert game.names == ("one.weight", "one.bias", "norm.weight", "norm.bias")
-        assert game.start.shape == (3 * 4 + 4 + 4 + 4,)
-        assert len(game.losses) == 3
-        assert not model.training
-        moved = game.start * 1.5
-        values = [float(f(moved)) for f in game.losses]
-        grads = [torch.func.grad(f)(moved) for f in game.losses]
-    assert model.training
-    model.eval()
-    with torch.no_grad():
-        for name in game.names:
-            model.get_parameter(name).mul_(1.5)
-    for t, rows in enumerate((slice(0, 8), slice(8, 16), slice(16, 20))):
-        loss = mse(model(x[rows]), y[rows])
-        assert values[t] == pytest.approx(loss.item(), rel=1e-6)
-        slopes = torch.autograd.grad(loss, [model.get_parameter(n) for n in game.names])
-        expected = torch.cat([s.reshape(-1) for s in slopes]).double()
-        torch.testing.assert_close(grads[t], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_game_leaves_the_model_as_it_was() -> None:
-    model, data = net_and_data()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    stream = torch.get_rng_state()
-    with model_rounds(model, torch.nn.functional.mse_loss, data, batch_size=5) as game:
-        result = play(OptimisticOMD(Ball(0.5, game.start)), game.losses)
-    assert result.losses.isfinite().all()
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(torch.get_rng_state(), stream)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-def test_only_so_many_batches_are_taken() -> None:
-    model, (x, y) = net_and_data()
-    batches = [(x[:4], y[:4])] * 7
-    with model_rounds(model, torch.nn.functional.mse_loss, batches, rounds=3) as game:
-        assert len(game.losses) == 3
-    with (
-        pytest.raises(UserError, match="rounds >= 1"),
-        model_rounds(model, torch.nn.functional.mse_loss, batches, rounds=0),
-    ):
-        pass

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gradwise.analysis.online._values import Loss, Valued, finite_number
+from gradwise.analysis.online._values import Loss, Valued, finite_number, summed
 from gradwise.analysis.online.domains import Domain, finite
 from gradwise.analysis.online.omd import GradFn, gradient_at
 from gradwise.errors import UserError
@@ -41,13 +41,14 @@ class FixedPoint:
 
 
 def best_fixed_point(
-    total: Loss,
+    total: Loss | Sequence[Loss],
     domain: Domain,
     *,
     gradient: GradFn | None = None,
     start: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FixedPoint:
     """The point of X where a convex function is smallest, to within a tolerance that is certified.
 
@@ -62,15 +63,17 @@ def best_fixed_point(
     are not convex the point is merely stationary, and the gap means nothing.
 
     Args:
-        total: F, maps a float64 point of X to one number.
+        total: F, maps a float64 point of X to one number; or functions whose sum it is.
         domain: X.
-        gradient: of F; by autograd where None.
+        gradient: of F as one function; by autograd where None.
         start: where to begin, projected; the domain's start where None.
         tolerance: > 0, in the unit of F.
         max_iterations: >= 1.
+        progress: is told the iterations done and `max_iterations`, which may not be needed.
 
     Raises:
-        UserError: where an argument is out of its bounds, or F or its gradient is not finite.
+        UserError: where an argument is out of its bounds or has no meaning beside another, or F
+            or its gradient is not finite.
 
     Examples:
         The point of the unit ball that is nearest to (3, 4):
@@ -92,7 +95,12 @@ def best_fixed_point(
         raise UserError(
             f"expected start of shape {tuple(domain.start.shape)}, got {tuple(first.shape)}"
         )
-    function = Valued(total, gradient)
+    if callable(total):
+        function = Valued(total, gradient)
+    elif gradient is not None or not total:
+        raise UserError("expected a gradient beside one function alone, or at least one function")
+    else:
+        function = summed([Valued(f) for f in total])
 
     def look(x: Tensor) -> tuple[float, Tensor]:
         value = finite_number(function.loss_at(x), "the total loss")
@@ -113,6 +121,8 @@ def best_fixed_point(
         if found is None:
             break
         iterations += 1
+        if progress is not None:
+            progress(iterations, max_iterations)
         moved, value, slope = found
         step = _spectral(moved - x, slope - grad, _first_step(domain, slope))
         x, grad = moved, slope

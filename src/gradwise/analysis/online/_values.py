@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from gradwise.analysis.online.omd import GradFn
+from gradwise.analysis.online.omd import GradFn, gradient_at
 from gradwise.errors import UserError
 
 Loss = Callable[[Tensor], Tensor | float]
@@ -67,6 +67,21 @@ class Valued:
                 return number(value), torch.zeros_like(at)
             (slope,) = torch.autograd.grad(value.reshape(()), at, materialize_grads=True)
         return number(value), slope
+
+
+def summed(functions: Sequence[Valued]) -> Valued:
+    """The sum of functions; one graph at a time is held."""
+
+    def loss(x: Tensor) -> float:
+        return math.fsum(float(f.loss(x)) for f in functions)
+
+    def gradient(x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for f in functions:
+            out += gradient_at(f.gradient, x)
+        return out
+
+    return Valued(loss, gradient)
 
 
 def number(value: Tensor | float) -> float:

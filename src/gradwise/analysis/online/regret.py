@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradwise.analysis.online._spectral import FixedPoint, best_fixed_point
-from gradwise.analysis.online._values import Loss, Valued, finite_number
+from gradwise.analysis.online._values import Loss, Valued, finite_number, summed
 from gradwise.analysis.online.domains import Domain, finite
 from gradwise.analysis.online.omd import GradFn, gradient_at
 from gradwise.errors import UserError
@@ -170,7 +170,7 @@ def play(
             progress(t + 1, ticks)
     sups = None if suprema is None else [0.0, *(_supremum(suprema, t + 1) for t in range(1, count))]
     if given is None:
-        whole = Valued(total) if total is not None else _sum(rounds)
+        whole = Valued(total) if total is not None else summed(rounds)
         best = best_fixed_point(whole.loss, domain, gradient=whole.gradient, tolerance=tolerance)
     else:
         best = FixedPoint(given, math.nan, None, 0)
@@ -185,19 +185,6 @@ def play(
         played_variation=_running(steps) if played_variation else None,
         gradient_variation=None if sups is None else _running(sups),
     )
-
-
-def _sum(rounds: Sequence[Valued]) -> Valued:
-    def loss(x: Tensor) -> float:
-        return math.fsum(float(f.loss(x)) for f in rounds)
-
-    def gradient(x: Tensor) -> Tensor:
-        out = torch.zeros_like(x)
-        for f in rounds:
-            out += gradient_at(f.gradient, x)
-        return out
-
-    return Valued(loss, gradient)
 
 
 def _inside(point: Tensor, domain: Domain) -> Tensor:
