@@ -270,8 +270,8 @@ class Attachment:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)
             found_inf = getattr(self.optimizer, "found_inf", None)
-        for read in tuple(self.readers):
-            read(self, grads, scale)
+        for read in tuple(self.readers):  # who reads a part must know that it is one
+            read(self, grads if shards is None else [p.grad for p in params], scale)
         if scale is not None:  # such optimizers divide by it themselves, after this hook
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))

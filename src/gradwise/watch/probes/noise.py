@@ -17,11 +17,12 @@ from torch.utils.hooks import RemovableHandle
 from gradwise.watch.noise import NEEDS_TWO_SIZES
 from gradwise.watch.probes.cycle import SEVERAL, Cycle
 from gradwise.watch.probes.hooks import Hook, after_accumulation, remove, trainable
-from gradwise.watch.probes.plain import checked_every
+from gradwise.watch.probes.plain import checked_every, holds_values
 from gradwise.watch.probes.replicas import Replicas
 
 ALONE = f"{NEEDS_TWO_SIZES}; here a step has one backward pass on one process"
 APART = f"{NEEDS_TWO_SIZES}; here no DistributedDataParallel is found, and a step has one pass"
+SHARDED = "the parameters are sharded, and a part's norm is not that of the gradient"
 MIXED = "DistributedDataParallel averages some of the gradients only, or not all over one group"
 
 
@@ -159,6 +160,8 @@ class NoiseProbe:
         processes = self._replicas.size()
         if evaluations > 1:
             self.reason = SEVERAL
+        elif not all(holds_values(type(param)) for param in self._params):
+            self.reason = SHARDED  # their norms would also need all processes, and one measures
         elif processes is None:
             self.reason = MIXED
         elif backwards < 2 and processes == 1:
