@@ -1,7 +1,8 @@
 """A physics-informed network: right gradients through u'', and what a budget of them is worth.
 
 The problem and the counting are those of `benchmarks/poisson.py` and of two recipes, at a smaller
-size. Figures that are asserted hold with a margin of two or more on each of five seeds, three of which run here.
+size. Figures that are asserted hold with a margin of two or more on each of five seeds, three of
+which run here.
 """
 
 from __future__ import annotations
@@ -67,9 +68,7 @@ def apart(got: Tensor, wanted: Tensor) -> float:
 class Tiny:
     """A problem of 97 parameters, its plain gradient, and the gradient that a step leaves."""
 
-    def __init__(
-        self,
-    ) -> None:
+    def __init__(self) -> None:
         self.problem = Poisson(k=4, points=16, width=8)
         self.params = list(self.problem.model.parameters())
 
@@ -82,7 +81,7 @@ class Tiny:
 
 
 def test_the_residuals_are_those_of_the_equation() -> None:
-    problem = small(bench)
+    problem = small()
     inner = problem.x[: problem.points].clone().requires_grad_()
     (slope,) = torch.autograd.grad(problem.exact(inner).sum(), inner, create_graph=True)
     (bend,) = torch.autograd.grad(slope.sum(), inner)
