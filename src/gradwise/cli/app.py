@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from gradwise._version import __version__
+from gradwise.cli.analyse import analyse
 from gradwise.cli.compare import compare
 from gradwise.cli.doctor import doctor
 from gradwise.cli.methods import methods
@@ -63,7 +64,7 @@ def cli() -> None:
     """  # noqa: D301 - a real backspace: click keeps the lines that follow
 
 
-for command in (compare, doctor, methods, report, reproduce, watch):
+for command in (analyse, compare, doctor, methods, report, reproduce, watch):
     cli.add_command(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradwise.errors import UserError
@@ -19,12 +19,29 @@ __all__ = [
     "Judged",
     "judge_equal",
     "judge_greater",
+    "overall",
 ]
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 INCONCLUSIVE = "inconclusive at this scale"
 _VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
+
+
+def overall(verdicts: Iterable[str]) -> str:
+    """The verdict on what has to hold in several cases.
+
+    Args:
+        verdicts: of the cases.
+
+    Examples:
+        >>> overall([REPRODUCED, INCONCLUSIVE]), overall([REPRODUCED, NOT_REPRODUCED])
+        ('inconclusive at this scale', 'not reproduced')
+    """
+    found = set(verdicts)
+    if NOT_REPRODUCED in found:
+        return NOT_REPRODUCED
+    return REPRODUCED if found == {REPRODUCED} else INCONCLUSIVE
 
 
 @dataclass(frozen=True)
@@ -81,10 +98,7 @@ class Conclusion:
     @property
     def verdict(self) -> str:
         """Reproduced where every claim is; not where one is not; else inconclusive."""
-        verdicts = {claim.verdict for claim in self.claims}
-        if NOT_REPRODUCED in verdicts:
-            return NOT_REPRODUCED
-        return REPRODUCED if verdicts == {REPRODUCED} else INCONCLUSIVE
+        return overall(claim.verdict for claim in self.claims)
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,13 @@ _SCALES = {
 }
 
 
-def outcome(
-    planned: Plan, conclusion: Conclusion, seconds: float, command: str | None
-) -> dict[str, Any]:
+def outcome(planned: Plan, conclusion: Conclusion, seconds: float) -> dict[str, Any]:
     """What `results.json` holds.
 
     Args:
         planned: what was run.
         conclusion: what was found.
         seconds: of all cells or trials together.
-        command: the command line, or None.
     """
     settings = {key: value for key, value in planned.settings.items() if key != "data_dir"}
     return {
@@ -67,7 +64,7 @@ def outcome(
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
         },
-        "command": command,
+        "command": _command(planned),
     }
 
 

@@ -53,7 +53,7 @@ def reproduce(
             but comparisons in this process.
         data_dir: folder of the data's files, where the recipe reads any.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        command: the command line that asked for it, for the page.
+        command: the command line that asked for it, for the pages of comparisons.
         listen: told about progress, as by `compare_methods`.
 
     Returns:
@@ -77,7 +77,7 @@ def reproduce(
         else:
             results, seconds = _run_cells(planned, out, jobs, told)
         conclusion = experiment(planned.recipe.experiment).conclude(planned.settings, results)
-        found = outcome(planned, conclusion, seconds, command)
+        found = outcome(planned, conclusion, seconds)
         write_json(out / "results.json", found)
         write_page(planned, conclusion, found, out)
     return {**finite(found), "cells": results}

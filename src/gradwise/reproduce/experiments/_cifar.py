@@ -19,7 +19,7 @@ from gradwise.lab.models import build
 from gradwise.lab.settings import Settings
 from gradwise.report.folder import read_run
 from gradwise.reproduce.cells import Comparison
-from gradwise.reproduce.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Judged
+from gradwise.reproduce.claims import INCONCLUSIVE, Judged, overall
 from gradwise.watch.store import load
 
 __all__ = [
@@ -256,10 +256,7 @@ def over_models(judged: Mapping[str, Judged | None]) -> str:
         >>> over_models({"a": judge_greater([1.0, 1.1]), "b": judge_greater([1.0, -1.0])})
         'inconclusive at this scale'
     """
-    verdicts = {INCONCLUSIVE if one is None else one.verdict for one in judged.values()}
-    if NOT_REPRODUCED in verdicts:
-        return NOT_REPRODUCED
-    return REPRODUCED if verdicts == {REPRODUCED} else INCONCLUSIVE
+    return overall(INCONCLUSIVE if one is None else one.verdict for one in judged.values())
 
 
 def times(judged: Judged | None) -> str:

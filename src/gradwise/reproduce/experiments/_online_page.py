@@ -15,6 +15,7 @@ from gradwise.reproduce.claims import (
     Judged,
     judge_equal,
     judge_greater,
+    overall,
 )
 
 LEARNERS = {
@@ -92,10 +93,7 @@ class Games:
     @property
     def verdict(self) -> str:
         """Not reproduced where one game says so, reproduced where all do."""
-        verdicts = {INCONCLUSIVE if j is None else j.verdict for j in self.judged.values()}
-        if NOT_REPRODUCED in verdicts:
-            return NOT_REPRODUCED
-        return REPRODUCED if verdicts == {REPRODUCED} else INCONCLUSIVE
+        return overall(INCONCLUSIVE if j is None else j.verdict for j in self.judged.values())
 
     def words(self, which: str) -> str:
         """The game that bears the claim out least, and how many games there are.

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradwise.reproduce.claims import (
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Judged,
-    judge_greater,
-)
+from gradwise.reproduce.claims import INCONCLUSIVE, Judged, judge_greater, overall
 
 __all__ = ["All"]
 
@@ -42,10 +36,7 @@ class All:
     @property
     def verdict(self) -> str:
         """Not reproduced where one pair says so, reproduced where all do."""
-        verdicts = {INCONCLUSIVE if j is None else j.verdict for j in self.judged.values()}
-        if NOT_REPRODUCED in verdicts:
-            return NOT_REPRODUCED
-        return REPRODUCED if verdicts == {REPRODUCED} else INCONCLUSIVE
+        return overall(INCONCLUSIVE if j is None else j.verdict for j in self.judged.values())
 
     def words(self, unit: str = "", scale: float = 1.0) -> str:
         """Every pair with its number.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradwise.reproduce.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Judged
+from gradwise.reproduce.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Judged, overall
 
 __all__ = ["Several", "each", "is_number"]
 
@@ -33,10 +33,7 @@ class Several:
     @property
     def verdict(self) -> str:
         """Not reproduced where one case says so, reproduced where all do."""
-        verdicts = {INCONCLUSIVE if j is None else j.verdict for j in self.judged.values()}
-        if NOT_REPRODUCED in verdicts:
-            return NOT_REPRODUCED
-        return REPRODUCED if verdicts == {REPRODUCED} else INCONCLUSIVE
+        return overall(INCONCLUSIVE if j is None else j.verdict for j in self.judged.values())
 
     def words(self, unit: str = "", scale: float = 1.0, digits: int = 3) -> str:
         """The numbers of the cases, those that bear the claim out least first.

@@ -1,0 +1,1 @@
+"""Words, tables and pictures of the analyses, a module each."""
