@@ -302,7 +302,8 @@ def test_to_leave_something_out_is_refused(out, methods, seeds, told):
 def test_a_foreign_folder_is_refused_and_nothing_is_left_in_it(out):
     out.mkdir()
     (out / "thesis.tex").write_text("years")
-    with pytest.raises(UserError, match=r"not empty and no folder of gradwise compare .*'thesis.tex'"):
+    told = r"not empty and no folder of gradwise compare .*'thesis.tex'"
+    with pytest.raises(UserError, match=told):
         compare_methods(SETTINGS, ["sgd"], [0], out)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 

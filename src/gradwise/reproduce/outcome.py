@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +166,9 @@ def _facts(found: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _command(planned: Plan) -> str:
-    parts = [f"gradwise reproduce {planned.recipe.name} --scale {planned.scale}"]
+    words = ["gradwise", "reproduce", planned.recipe.name, "--scale", planned.scale]
     if reads_files(planned.settings):
-        parts.append("--data-dir DATA")
-    parts += [f"--set {name}={planned.settings[name]!r}" for name in planned.changed]
-    return " ".join(parts)
+        words += ["--data-dir", "DATA"]
+    for name in planned.changed:
+        words += ["--set", f"{name}={json.dumps(planned.settings[name])}"]
+    return shlex.join(words)
