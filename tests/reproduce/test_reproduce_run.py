@@ -108,6 +108,7 @@ def test_the_pages_say_it(doubling, out):
     assert "data:image/svg+xml;base64," in html
     assert "script-src &#39;none&#39;" in html
     assert "<script" not in html
+    assert 'width="840"' in html  # 7.2 inches, a page
     for page in (html, words):
         for told in ("inconclusive at this scale", "half of four", "Changed by hand"):
             assert told in page

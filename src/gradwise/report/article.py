@@ -19,6 +19,8 @@ from gradwise.watch.store.files import replace_file
 
 __all__ = ["Article", "Part", "Picture", "Table", "write_article"]
 
+_WIDTH = re.compile(rb'<svg[^>]*? width="([0-9.]+)pt"')
+_PIXELS = 840 / (7.2 * 72)  # of a page a point
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -91,6 +93,15 @@ class Picture:
             raise UserError(
                 f"expected a picture's name of small letters, digits and dashes, got {self.name!r}"
             )
+
+    @property
+    def width(self) -> int | None:
+        """How wide it is shown, in pixels, where there is room; None where the file is silent.
+
+        A picture of 7.2 inches, as wide as matplotlib's letters ask for, fills the page.
+        """
+        told = _WIDTH.search(self.svg[:2000])
+        return None if told is None else round(float(told[1]) * _PIXELS)
 
     @property
     def uri(self) -> str:
