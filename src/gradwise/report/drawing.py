@@ -81,7 +81,8 @@ def svg(figure: Figure) -> bytes:
         figure: from `axes`, inside its context.
     """
     out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # dpi is that of what is drawn with `rasterized=True`, as thousands of points should be.
+    figure.savefig(out, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     return out.getvalue()
 
 

@@ -168,7 +168,9 @@ def _recovered(data: Data) -> Picture:
                         if is_number(found):
                             across.append(true + (k - 0.5) * 0.03)
                             up.append(found)
-                axis.plot(across, up, mark, color=COLORS[k], markersize=3, alpha=0.4)
+                axis.plot(
+                    across, up, mark, color=COLORS[k], markersize=3, alpha=0.4, rasterized=True
+                )
                 axis.plot([], [], mark, color=COLORS[k], markersize=4, label=METHODS[method])
             axis.axline((0, 0), slope=1, color="#6b6b6b", linewidth=0.8)
             axis.set_title(f"alpha {alpha:g}, gamma {gamma:g}")
