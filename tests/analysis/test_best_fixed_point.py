@@ -24,7 +24,7 @@ DOMAINS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("domain", DOMAINS, ids=repr)
+@pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: type(domain).__name__)
 @given(st.integers(0, 10**6), st.floats(-2, 3))
 def test_no_point_is_better_by_more_than_the_gap(domain: Any, seed: int, size: float) -> None:
     """Ill-conditioned, quartic, of any size: what is certified holds for random points."""
