@@ -69,6 +69,30 @@ class DirectionNoise:
     inherited: float
     gradient: GradientNoise
 
+    @classmethod
+    def at_rest(
+        cls, measured: GradientNoise, direction: Direction, norm: float | None = None
+    ) -> DirectionNoise:
+        """What a rule makes of gradient noise after many steps at one point.
+
+        So one measurement serves many rules; the formulas are those of `search_direction_noise`.
+
+        Args:
+            measured: at the point.
+            direction: the rule; its buffer plays no part.
+            norm: of the gradient that weight decay is part of; None for the measured one.
+
+        Examples:
+            >>> noise = GradientNoise(1.0, None, 4.0, 2.0, 0.5, 4, 1, 100)
+            >>> DirectionNoise.at_rest(noise, Direction.heavy_ball(0.5)).lag
+            2.0
+        """
+        w, beta = direction.weight, direction.beta
+        fresh = w**2 * measured.variance
+        inherited = fresh * beta**2 / (1 - beta**2)
+        lag = abs(w / (1 - beta) - 1) * (measured.norm if norm is None else norm)
+        return cls(lag, fresh + inherited, inherited, measured)
+
     @property
     def noise(self) -> float:
         """E|omega|^2 = lag^2 + spread, in squared units of the gradient norm."""
@@ -158,10 +182,10 @@ def search_direction_noise(
     )
     w, beta = direction.weight, direction.beta
     goal = direction.with_decay(mean, params)
-    fresh = w**2 * noise.variance
-    inherited = fresh * beta**2 / (1 - beta**2)
+    at_rest = DirectionNoise.at_rest(noise, direction, math.sqrt(squared_norm(goal)))
     if direction.buffer is None:
-        lag = abs(w / (1 - beta) - 1) * math.sqrt(squared_norm(goal))
-        return DirectionNoise(lag, fresh + inherited, inherited, noise)
+        return at_rest
     gap = [(w - 1) * g + beta * held.to(g) for g, held in zip(goal, direction.buffer, strict=True)]
-    return DirectionNoise(math.sqrt(squared_norm(gap)), fresh, inherited, noise)
+    return DirectionNoise(
+        math.sqrt(squared_norm(gap)), w**2 * noise.variance, at_rest.inherited, noise
+    )

@@ -5,8 +5,12 @@ import json
 import pytest
 import torch
 
-from gradwise.analysis.noise import Direction, gradient_noise, search_direction_noise
-from gradwise.cli.analyse._rules import of_rule
+from gradwise.analysis.noise import (
+    Direction,
+    DirectionNoise,
+    gradient_noise,
+    search_direction_noise,
+)
 from gradwise.lab.data import load
 from gradwise.lab.models import build
 
@@ -22,7 +26,7 @@ def test_all_rules_from_one_measurement_are_those_of_the_analysis(beta):
     measured = gradient_noise(model, loss_fn, data, batch_size=4)
     for rule in (Direction.sgd(), Direction.heavy_ball(beta), Direction.normalized(beta)):
         expected = search_direction_noise(model, loss_fn, data, rule, batch_size=4)
-        got = of_rule(measured, rule)
+        got = DirectionNoise.at_rest(measured, rule)
         assert got.gradient == expected.gradient
         assert (got.lag, got.spread) == pytest.approx((expected.lag, expected.spread))
         assert got.inherited == pytest.approx(expected.inherited)

@@ -48,8 +48,7 @@ def noise(
       gradwise analyse noise --rule heavy-ball --beta 0.95 --weights last.pt --out runs/noise
       gradwise analyse noise --model mine:net --data mine:loader --batches 100
     """  # noqa: D301 - a real backspace: click keeps the lines that follow
-    from gradwise.analysis.noise import Direction, gradient_noise
-    from gradwise.cli.analyse._rules import of_rule
+    from gradwise.analysis.noise import Direction, DirectionNoise, gradient_noise
     from gradwise.errors import UserError
 
     # All of them, so that a beta that is out of its bounds is told now.
@@ -72,7 +71,7 @@ def noise(
             seed=given.seed,
             progress=tell,
         )
-    found = {name: of_rule(measured, direction) for name, direction in directions.items()}
+    found = {name: DirectionNoise.at_rest(measured, rule) for name, rule in directions.items()}
 
     from gradwise.report.analyses import noise as page
 
