@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         spent = f"{row['median_s']:9.1f} s  ({low:.1f} to {high:.1f})"
         print(f"{name:10s}{row['samples']:8d} samples{spent}")
     if options.out is not None:
-        words = [word for word in arguments if word != str(options.data_dir)]
+        words = ["DATA" if word == str(options.data_dir) else word for word in arguments]
         command = shlex.join(["python", "benchmarks/direction_noise.py", *words])
         shown = {"command": command, "environment": environment(), "rows": rows}
         options.out.write_text(json.dumps(shown, indent=1) + "\n")
