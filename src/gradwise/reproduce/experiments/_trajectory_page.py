@@ -63,17 +63,19 @@ class Data:
         return None
 
 
-def similarity(run: Run, begin: float, end: float) -> float:
+def similarity(run: Run | None, begin: float, end: float) -> float:
     """Mean directional similarity of the checkpoints in a part of a run.
 
     Args:
-        run: with its map.
+        run: with its map; None is one that diverged.
         begin: share of the run at which the part begins, in [0, 1].
         end: and ends, both included.
 
     Raises:
-        TypeError: where the run diverged.
+        ValueError: where the run diverged.
     """
+    if run is None:
+        raise ValueError("no run")
     at = np.asarray(run["at"], dtype=float) / run["at"][-1]
     kept = (at >= begin - 1e-9) & (at <= end + 1e-9)
     cosines = np.asarray(run["cosines"], dtype=float)
@@ -257,6 +259,7 @@ def _angles(data: Data) -> Picture:
                     band(axis, runs[0]["at"][-len(rows[0]) :], rows, words.name)
             axis.set_title(title)
             axis.set_xlabel("epoch")
+        grid[1].set_ylim(0, 180)
         grid[0].set_yscale("log")
         grid[0].set_ylabel("angle in degrees")
         grid[0].legend()

@@ -122,7 +122,9 @@ def conclude(settings: dict[str, Any], results: dict[str, dict[str, Any]]) -> Co
         for share, judged in matches.items()
         if share != last and judged is not None
     ]
-    share = data.frozen_share()
+    alone = "; ".join([enough.words("points", 100), *others])
+    known = data.frozen_share()
+    share = "—" if known is None else f"{100 * known:.2f}"
     claims = (
         Claim(
             "Weight decay makes the first part of training explore more directions.",
@@ -144,9 +146,8 @@ def conclude(settings: dict[str, Any], results: dict[str, dict[str, Any]]) -> Co
         ),
         Claim(
             "Training the norm layers alone from some epoch on matches training everything.",
-            f"Test accuracy with {'—' if share is None else f'{100 * share:.2f}'} % of parameters "
-            f"frozen minus that of full training: {'; '.join([enough.words('points', 100), *others])}"
-            f"; allowed is {100 * margin:g}.",
+            f"Test accuracy with {share} % of parameters frozen minus that of full training: "
+            f"{alone}; allowed is {100 * margin:g}.",
             enough.verdict,
         ),
     )
