@@ -23,7 +23,7 @@ USER = """
     import torch
     from torch import nn
 
-    SPEC = sys.argv[1]  # a worker's first argument: its trial's file
+    SPEC = " ".join(sys.argv[1:2])  # a worker's first argument: its trial's file
 
     def load():
         import helper_of_mine  # found in the current directory, like this module

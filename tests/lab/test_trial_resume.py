@@ -279,7 +279,13 @@ def start(folder, settings, method, seed):
     (folder / "trial.json").write_text(json.dumps(spec))
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", gradwise.lab.worker.__file__, str(folder / "trial.json")],
+            [
+                sys.executable,
+                "-P",
+                gradwise.lab.worker.__file__,
+                str(folder / "trial.json"),
+                gradwise.lab.worker.TASK,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -157,9 +157,7 @@ def judge_greater(
         'reproduced'
         >>> judge_greater([-0.4, 0.5, 0.6]).verdict
         'inconclusive at this scale'
-        >>> judge_greater([0.001, 0.002, 0.003], negligible=0.1).verdict  # which is less than 0.1
-        'reproduced'
-        >>> judge_greater([-0.001, 0.002, 0.003], negligible=0.1).verdict
+        >>> judge_greater([-0.001, 0.002, 0.003], negligible=0.1).verdict  # less than would matter
         'not reproduced'
     """
     if not 0 <= negligible < math.inf:
