@@ -78,11 +78,6 @@ class Layout:
         )
 
     @cached_property
-    def eligible_numel(self) -> int:
-        """The number of values in E."""
-        return sum(n for n, e in zip(self.numels, self.eligible, strict=True) if e)
-
-    @cached_property
     def segment_numels(self) -> tuple[int, ...]:
         """The number of values in each segment."""
         return tuple(
@@ -126,6 +121,13 @@ class Layout:
             return [i for i, rows in enumerate(self.rows) for _ in range(rows)]
 
         return self._constant("tensor", device, torch.int64, values)
+
+    def numel_of(self, which: tuple[bool, ...]) -> int:
+        """The number of values in the chosen tensors."""
+        return self.cached(
+            ("numel", which),
+            lambda: sum(n for n, w in zip(self.numels, which, strict=True) if w),
+        )
 
     def mask(self, which: Sequence[bool], device: torch.device, dtype: torch.dtype) -> Tensor:
         """[S] of `dtype`: 1 in the segments of the chosen tensors, 0 elsewhere."""

@@ -141,6 +141,20 @@ class Moments:
             return per_tensor
         return per_tensor[self.layout.tensor_of_segment(self.device)]
 
+    def divisor(self, which: Sequence[bool]) -> int | Tensor:
+        """How many values the chosen tensors have, 1 where they have none.
+
+        A 0-d tensor where other processes hold parts: what has no gradient there at this step does
+        not count. Else a number, which costs nothing.
+
+        Args:
+            which: one flag a tensor.
+        """
+        if self.layout.shared:
+            chosen = self.layout.mask(which, self.device, torch.bool)
+            return torch.where(chosen, self.count, 0).sum().clamp(min=1)
+        return max(self.layout.numel_of(tuple(which)), 1)
+
     def pooled(self, which: Sequence[bool] | None = None) -> Moments:
         """The chosen tensors as one vector: `Moments` of shape [1].
 
@@ -148,15 +162,14 @@ class Moments:
             which: one flag a tensor; None takes all.
         """
         chosen = tuple(which) if which is not None else (True,) * len(self.layout)
-        numel = sum(n for n, c in zip(self.layout.numels, chosen, strict=True) if c)
+        numel = self.layout.numel_of(tuple(chosen))
         layout = self.layout.cached(("pooled", numel), lambda: _one_vector(numel))
         on = (self.count > 0) & self.layout.mask(chosen, self.device, torch.bool)
-        count: Tensor = layout.count(self.device)
-        some: Tensor | int = max(numel, 1)
-        if self.layout.shared:
-            count = torch.where(on, self.count, 0).sum().reshape(1)
-            some = count[0].clamp(min=1)
-        mean = torch.where(on, self.count * self.mean, 0.0).sum() / some
+        shared = self.layout.shared
+        count = (
+            torch.where(on, self.count, 0).sum().reshape(1) if shared else layout.count(self.device)
+        )
+        mean = torch.where(on, self.count * self.mean, 0.0).sum() / self.divisor(chosen)
         between = self.count * (self.mean - mean).square()
         m2 = torch.where(on, self.m2 + between, 0.0).sum()
         low, high = self.min, self.max

@@ -262,10 +262,10 @@ class Attachment:
         if shards is None and not any(layout.present):
             return None
         moments = measure_layout(grads, layout, extremes=self.extremes)
+        if self.transform.needs_params:
+            moments = with_params(moments, params if shards is None else shards.local(params))
         if shards is not None:
-            own = shards.local(params) if self.transform.needs_params else None
-            parts = moments if own is None else with_params(moments, own)
-            moments = shards.whole(parts, self.extremes)
+            moments = shards.whole(moments, self.extremes)
         scale = found_inf = None
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)
@@ -275,8 +275,6 @@ class Attachment:
         if scale is not None:  # such optimizers divide by it themselves, after this hook
             scale = scale.to(moments.device, moments.mean.dtype)
             moments = moments.through(Affine(scale=scale.reciprocal()))
-        if self.transform.needs_params and shards is None:
-            moments = with_params(moments, params)
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()

@@ -64,14 +64,24 @@ class Job:
 
     def result(self) -> dict[str, Any] | None:
         """The result, where the trial has come to its end; a foreign or torn file is none."""
-        path = self.folder / "result.json"
-        if not path.exists():
-            return None
-        try:
-            result = read_json(path)
-        except UserError:
-            return None
-        return result if sound_result(result, self.method, self.seed, self.lr) else None
+        result = read_result(self.folder)
+        sound = result is not None and sound_result(result, self.method, self.seed, self.lr)
+        return result if sound else None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a job's `result.json` holds; None where there is none or a torn one.
+
+    Args:
+        folder: the job's.
+    """
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except UserError:
+        return None
 
 
 def rate_text(rate: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gradwise._version import __version__
@@ -132,6 +134,15 @@ def _share(value: Any) -> bool:
 def versions_here() -> dict[str, str]:
     """The versions that decide a trial's numbers."""
     return {"gradwise": __version__, "torch": torch.__version__}
+
+
+def versions_in_full() -> dict[str, str]:
+    """The same with what else a page on numbers names."""
+    return {
+        **versions_here(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
-from gradwise.lab.files import read_json
+from gradwise.lab.job import read_result
 from gradwise.lab.settings import Settings
 
 __all__ = ["Cell", "CellJob", "Comparison", "Tell", "check_names"]
@@ -76,12 +76,8 @@ class CellJob:
 
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, where the cell has come to its end; a torn file is none."""
-        path = self.folder / "result.json"
-        if not path.exists():
-            return None
-        try:
-            result = read_json(path)
-        except UserError:
+        result = read_result(self.folder)
+        if result is None:
             return None
         sound = isinstance(result.get("value"), dict) and isinstance(
             result.get("wall_time_s"), int | float

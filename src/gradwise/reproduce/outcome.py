@@ -10,11 +10,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from gradwise._version import __version__
-from gradwise.lab.outcome import device_name
+from gradwise.lab.outcome import device_name, versions_in_full
 from gradwise.report.article import Article, Part, Table, write_article
 from gradwise.report.words import plural
 from gradwise.reproduce.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Conclusion
@@ -55,12 +53,7 @@ def outcome(planned: Plan, conclusion: Conclusion, seconds: float) -> dict[str, 
         "units": planned.units,
         "work_s": round(seconds, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {
-            "gradwise": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions_in_full(),
         "machine": {
             "device": device_name(torch.device(planned.settings["device"])),
             "cores": os.cpu_count(),

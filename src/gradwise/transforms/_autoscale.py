@@ -142,10 +142,7 @@ class Autoscale(Transform):
         if not any(layout.eligible):
             return Affine(), state
         on = layout.mask(layout.eligible, moments.device, moments_t.m2.dtype)
-        numel: float | Tensor = max(layout.eligible_numel, 1)
-        if layout.shared:  # parts that have no gradient at this step do not count
-            numel = torch.dot(moments_t.count.to(on.dtype), on).clamp(min=1)
-        sigma = (torch.dot(moments_t.m2, on) / numel).sqrt()
+        sigma = (torch.dot(moments_t.m2, on) / moments_t.divisor(layout.eligible)).sqrt()
         log_sigma = sigma.log()
         sound = log_sigma.abs() < torch.inf  # sigma is a number and neither 0 nor infinite
         step = state["step"] + 1

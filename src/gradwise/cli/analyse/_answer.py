@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import platform
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,10 +66,7 @@ def record(answer: Answer, common: dict[str, Any], seconds: float) -> dict[str, 
         common: the common options' values as they were used.
         seconds: that it took.
     """
-    import numpy as np
-    import torch
-
-    from gradwise._version import __version__
+    from gradwise.lab.outcome import versions_in_full
 
     context = click.get_current_context()
     return {
@@ -82,12 +78,7 @@ def record(answer: Answer, common: dict[str, Any], seconds: float) -> dict[str, 
         "settings": {**common, **answer.settings},
         "seconds": round(seconds, 2),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {
-            "gradwise": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions_in_full(),
         "command": shlex.join(["gradwise", *(context.find_root().obj or [])]),
     }
 
