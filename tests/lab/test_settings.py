@@ -42,7 +42,6 @@ from gradwise.lab.settings import (
         ("augment", "autoaugment"),
         ("amp", "int8"),
         ("optimizer", "adamv"),
-        ("device", "cuda:999"),
         ("device", "gpu"),
         ("device", "meta"),
     ],
@@ -61,6 +60,12 @@ def test_out_of_bounds(name, value):
 )
 def test_in_bounds(name, value):
     assert getattr(Settings(**{name: value}), name) == value
+
+
+def test_a_device_of_another_machine_is_no_mistake_until_it_is_used_here():
+    settings = Settings(device="cuda:999")
+    with pytest.raises(UserError, match="device 'cuda:999' cannot be used here"):
+        settings.resolved()
 
 
 def test_an_unknown_optimizer_gets_the_nearest_name():

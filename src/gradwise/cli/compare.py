@@ -92,6 +92,13 @@ import click
     "--amp", help="Mixed precision: auto, off, bf16, fp16.  [default: auto, which is off on a CPU]"
 )
 @click.option(
+    "--compile",
+    is_flag=True,
+    default=None,
+    help="Compile every model with torch.compile, on a GPU as CUDA graphs. Where that is not "
+    "possible, trials run without, and say so.",
+)
+@click.option(
     "--threads",
     type=int,
     help="CPU threads a trial; part of the settings, because sums depend on it.  [default: 1]",
@@ -102,7 +109,25 @@ import click
     metavar="K",
     help="Record the gradients' dynamics every K steps; 0 for never.  [default: 1]",
 )
-@click.option("--jobs", type=int, help="Trials at a time.  [default: fills the CPU's cores]")
+@click.option(
+    "--jobs",
+    type=int,
+    help="Trials at a time; never more than the CPU has cores for.  [default: fills the CPU's "
+    "cores, or one a GPU]",
+)
+@click.option(
+    "--per-device",
+    type=int,
+    metavar="K",
+    help="Trials that share a GPU, as its memory allows; with several GPUs, on each.  [default: 1]",
+)
+@click.option(
+    "--cluster",
+    metavar="SPEC",
+    help="Run the trials on a cluster, with --out on storage that its machines share: ray, "
+    "ray://HOST:PORT, slurm, or slurm:partition=gpu,time=60 with options of sbatch. --jobs is then "
+    "how many are sent at a time.  [default: this machine]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of a table.")
 def compare(
     data: str,
@@ -112,6 +137,8 @@ def compare(
     lr: str | None,
     out: Path | None,
     jobs: int | None,
+    per_device: int | None,
+    cluster: str | None,
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -135,6 +162,7 @@ def compare(
     from gradwise.cli.progress import follow
     from gradwise.cli.table import print_comparison
     from gradwise.errors import UserError
+    from gradwise.lab.cluster import open_cluster
     from gradwise.lab.compare import compare_methods
     from gradwise.lab.methods import split_methods
     from gradwise.lab.settings import parse_rates, parse_seeds, settings_for
@@ -150,7 +178,8 @@ def compare(
     # Standard output is for the answer: what code of the user's prints goes elsewhere.
     told = contextlib.redirect_stdout(sys.stderr)
     trials = len(names) * len(numbers) * max(len(settings.grid), 1)
-    with told, follow(trials) as listen:
+    there = contextlib.nullcontext() if cluster is None else open_cluster(cluster)
+    with there as machines, told, follow(trials) as listen:
         summary = compare_methods(
             settings,
             names,
@@ -158,8 +187,11 @@ def compare(
             folder,
             baseline=baseline,
             jobs=jobs,
+            per_device=per_device,
+            cluster=machines,
             command=shlex.join(["gradwise", *click.get_current_context().find_root().obj]),
             listen=listen,
+            tell=lambda text: click.echo(f"gradwise: {text}", err=True),
         )
     if as_json:
         print_json(summary)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradwise.errors import UserError
+from gradwise.lab.cluster import Cluster, plan_there, run_there
 from gradwise.lab.data import Dataset, load
-from gradwise.lab.device import cores
 from gradwise.lab.files import write_json
 from gradwise.lab.folder import claim, locked
 from gradwise.lab.holdout import held_out_rows, hold_out
@@ -20,6 +20,7 @@ from gradwise.lab.process import Event
 from gradwise.lab.runner import Listener, run_jobs
 from gradwise.lab.seeding import seed_everything
 from gradwise.lab.settings import Settings, check_seeds
+from gradwise.lab.sharing import plan
 from gradwise.lab.summary import summarise
 
 
@@ -31,8 +32,11 @@ def compare_methods(
     *,
     baseline: str | None = None,
     jobs: int | None = None,
+    per_device: int | None = None,
+    cluster: Cluster | None = None,
     command: str | None = None,
     listen: Listener = lambda job, event: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Train every method with every seed and compare their test accuracy with the baseline's.
 
@@ -51,10 +55,19 @@ def compare_methods(
         out: the comparison's folder.
         baseline: what the others are compared with; None takes the first of torch's optimizers
             without a transform, or else the first method without one, or else the first.
-        jobs: processes at a time; None fills the CPU cores, or is 1 on a GPU.
+        jobs: processes at a time; None fills the CPU cores, or is `per_device` for each GPU. On a
+            CPU it is kept within the cores, with a note.
+        per_device: trials that share a GPU, as long as its memory allows; None for 1, or as many as
+            `jobs` asks for. With `device="cuda"` they are spread over all GPUs that this process
+            sees. No number depends on it but times.
+        cluster: where trials run; None for this machine. `jobs` is then how many are sent at a
+            time, as many as the cluster has room for where it is None, and "auto" stands for the
+            device and precision that a worker takes. A worker that is lost costs no trial: it goes
+            on from its checkpoint on another one.
         command: the command line that asked for it, for the report.
         listen: told about each trial's progress: `(job, event)` with "kept" (it had a result
             already), "start", "step", "epoch", "note", "done" or "failed" in `event["event"]`.
+        tell: told in words what keeps everything waiting.
 
     Returns:
         What `summary.json` holds.
@@ -63,7 +76,7 @@ def compare_methods(
         UserError: for anything that the user has to change, before any trial runs.
         OSError: where the disk is full; what was written before is whole.
     """
-    settings = settings.resolved()
+    out = Path(out)
     arms = resolve_all(methods, settings.optimizer)
     check_seeds(seeds)
     if settings.validation is not None and not settings.grid:
@@ -72,10 +85,11 @@ def compare_methods(
             f"validation={settings.validation:g}, got lr={settings.lr}"
         )
     baseline = _baseline(baseline, arms)
-    if jobs is None:
-        jobs = max(cores() // settings.threads, 1) if settings.device == "cpu" else 1
-    if jobs < 1:
-        raise UserError(f"expected jobs >= 1, got jobs={jobs}")
+    if cluster is None:
+        settings = settings.resolved()
+        planned = plan(settings, jobs, per_device)
+    else:
+        planned, settings = plan_there(cluster, settings, out, jobs, per_device, tell)
 
     data_dir = None if settings.data_dir is None else Path(settings.data_dir)
     dataset = load(settings.data, data_dir).subset(settings.limit_train, settings.limit_test)
@@ -87,7 +101,6 @@ def compare_methods(
     del dataset  # the trials load their own
     gc.collect()
 
-    out = Path(out)
     config = {
         "settings": settings.to_dict(),
         "methods": [arm.name for arm in arms],
@@ -107,6 +120,7 @@ def compare_methods(
         claim(out, config)
         results = {job: job.result() for job in trials}
         failed: dict[Job, str] = {}
+        said: set[str] = set()
 
         def summary() -> dict[str, Any]:
             told = summarise(out, config, arms, results, failed, test_rows, held_out)
@@ -120,6 +134,9 @@ def compare_methods(
                 failed[job] = event["reason"]
             if event["event"] in ("done", "failed"):
                 summary()
+            if event.get("once") and event["text"] in said:
+                return
+            said.add(event.get("text", ""))
             listen(job, event)
 
         for job, result in results.items():
@@ -128,7 +145,13 @@ def compare_methods(
         told = summary()  # one that was there knows nothing of what has been added since
         missing = [job for job, result in results.items() if result is None]
         if missing:
-            run_jobs(missing, settings, fingerprint, jobs, follow)
+            if planned.note is not None:
+                follow(missing[0], {"event": "note", "text": planned.note})
+            shared = () if planned.slots is None else (planned.slots,)
+            if cluster is None:
+                run_jobs(missing, settings, fingerprint, planned.at_once, follow, *shared)
+            else:
+                run_there(cluster, missing, settings, fingerprint, out, planned.at_once, follow)
             told = summary()
     return told
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gradwise.attach import Attachment, attach
 from gradwise.lab.augment import Augment
+from gradwise.lab.compiled import Compiled, filled
 from gradwise.lab.data import Dataset
 from gradwise.lab.evaluation import Evaluations
 from gradwise.lab.fairness import model_checksum
@@ -43,6 +44,7 @@ class Learner:
         optimizer: the arm's.
         attachment: the arm's transforms at work on it.
         steps: batches learned from so far.
+        compiled: what passes over the model go through, once `prepare` has made it; else None.
 
     Raises:
         UserError: where the model does not fit the data.
@@ -74,6 +76,9 @@ class Learner:
             settings.weight_decay,
         )
         self.attachment: Attachment = attach(self.optimizer, arm.transform, model=self.model)
+        self.compiled: Compiled | None = None
+        self._threads = settings.threads
+        self._eval_batch = EVAL_BATCH
         self._closure = arm.closure
         self.steps = 0
         self._peak = settings.learning_rate(arm.optimizer)
@@ -92,6 +97,39 @@ class Learner:
         """The learning rate of the step that comes next."""
         return self._peak * self._factor(self.steps)
 
+    def prepare(self, inputs: Tensor, targets: Tensor, rows: Tensor) -> str | None:
+        """Compile the passes over the model, where that is possible; weights stay as they are.
+
+        Streams of random numbers go on; whoever needs them seeds them afterwards.
+
+        Args:
+            inputs: augmented rows `[B, ...]`, as many as in every step to come.
+            targets: as in `step`.
+            rows: as the first call of `evaluate` will have them.
+
+        Returns:
+            Why the passes stay as they are, or None.
+
+        Raises:
+            torch.OutOfMemoryError: where the device has not enough memory.
+        """
+        if self._closure == "loss":
+            return "its optimizer differentiates the loss itself"
+        batch = min(EVAL_BATCH, len(rows))
+        try:
+            compiled = Compiled(
+                self._loss, self._outputs, self.device, self._threads, graphs=self._closure is None
+            )
+            ready = self.augment.prepare_eval(rows[:batch])
+            compiled.rehearse(self.model, inputs, targets, ready)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in all ways; what the model gets wrong by
+            # itself is told when it runs without them
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        self.compiled, self._eval_batch = compiled, batch
+        return None
+
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Learn from one batch.
 
@@ -106,13 +144,21 @@ class Learner:
             group["lr"] = self.lr
         if self._closure is not None:
             return self._evaluated(inputs, targets, backward=self._closure == "gradient")
-        loss = self._loss(inputs, targets)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad()  # first of all: a replayed graph writes where gradients were
+        loss = self._batch_loss(inputs, targets)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.steps += 1
-        return loss.detach()
+        return loss.detach() if self.compiled is None else loss.detach().clone()
+
+    def _batch_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return (self._loss if self.compiled is None else self.compiled.loss)(inputs, targets)
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        with self._autocast():
+            outputs: Tensor = self.model(inputs)
+        return outputs.float()
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with self._autocast():
@@ -124,7 +170,10 @@ class Learner:
     def _evaluated(self, inputs: Tensor, targets: Tensor, *, backward: bool) -> Tensor:
         """A step of an optimizer that evaluates the batch itself, as often as it likes."""
         batch = Evaluations(
-            self.model, self.optimizer, lambda: self._loss(inputs, targets), backward=backward
+            self.model,
+            self.optimizer,
+            lambda: self._batch_loss(inputs, targets),
+            backward=backward,
         )
         # torch's own optimizers are annotated for a number and take a tensor.
         self.optimizer.step(batch)  # type: ignore[arg-type]
@@ -147,11 +196,15 @@ class Learner:
         self.model.eval()
         correct = torch.zeros((), device=self.device)
         total = torch.zeros((), device=self.device)
-        with torch.no_grad(), self._autocast():
-            for start in range(0, len(rows), EVAL_BATCH):
-                targets = labels[start : start + EVAL_BATCH]
-                inputs = self.augment.prepare_eval(rows[start : start + EVAL_BATCH])
-                outputs = self.model(inputs).float()
+        size = self._eval_batch
+        with torch.no_grad():
+            for start in range(0, len(rows), size):
+                targets, batch = labels[start : start + size], rows[start : start + size]
+                if self.compiled is None:
+                    outputs = self._outputs(self.augment.prepare_eval(batch))
+                else:  # an incomplete batch would be compiled anew
+                    inputs = self.augment.prepare_eval(filled(batch, size))
+                    outputs = self.compiled.outputs(inputs)[: len(targets)]
                 total += F.cross_entropy(outputs, targets, reduction="sum")
                 correct += (outputs.argmax(1) == targets).sum()
         self.model.train(training)

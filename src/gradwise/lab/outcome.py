@@ -16,6 +16,7 @@ from gradwise._version import __version__
 
 FINISHED, DIVERGED = "finished", "diverged"
 _STATUS = Path("/proc/self/status")
+_CONTEXT = 640 * 2**20  # bytes of a GPU for a process's context and kernels, on the safe side
 
 
 @dataclass
@@ -154,6 +155,26 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return device.type
+
+
+def device_memory(device: torch.device) -> dict[str, int] | None:
+    """Bytes of a GPU that this process has `held` at most, and that are `free` there now.
+
+    What the driver keeps for a process besides tensors cannot be asked for, so that it is estimated
+    from above.
+
+    Args:
+        device: where the trial runs.
+
+    Returns:
+        None where trials share no device memory of their own.
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    # Reserved and not allocated: what torch keeps for later is not there for others.
+    held = torch.cuda.max_memory_reserved(device) + _CONTEXT
+    return {"held": int(held), "free": int(free)}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gradwise.lab import worker
 from gradwise.lab.files import write_json
@@ -22,8 +23,40 @@ from gradwise.lab.settings import Settings
 LOG_TAIL = 2000  # bytes of a dead job's log that its failure keeps
 _KILLED_SECONDS = 5.0
 _LAST_EVENTS_SECONDS = 2.0  # for what a dead process has said and nobody has read yet
+# Whoever would else start a thread for each core: OpenMP, with pyarrow's pool; libraries of linear
+# algebra under torch, NumPy and SciPy; and the compilers that torch.compile runs beside each other.
+_POOLS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+)
 
 Event = dict[str, Any]
+
+
+@runtime_checkable
+class Running(Protocol):
+    """A running job, wherever it runs.
+
+    Attributes:
+        job: what runs.
+        error: what it told of its own failure, or None.
+    """
+
+    job: Work
+    error: Event | None
+
+    def kill(self) -> None:
+        """End it at once; its last checkpoint is good."""
+
+    def wait(self) -> None:
+        """Wait for one that has ended or was killed."""
+
+    def failure(self) -> dict[str, Any]:
+        """Why it ended without a result: `reason`, `exit_code` and the `log`'s end."""
 
 
 class JobProcess:
@@ -35,6 +68,8 @@ class JobProcess:
         task: the module whose `run` does it; see `gradwise.lab.worker`.
         threads: CPU threads that it may use.
         events: takes `(self, event)` for all it tells, and `(self, None)` when it has ended.
+        environment: variables that its environment has besides or instead.
+        cwd: the folder that it runs in; None for this process's.
 
     Attributes:
         job: the same.
@@ -51,6 +86,8 @@ class JobProcess:
         task: str,
         threads: int,
         events: queue.Queue[Any],
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.job = job
         self.error: Event | None = None
@@ -60,10 +97,10 @@ class JobProcess:
         count = str(threads)
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": count,
-            "MKL_NUM_THREADS": count,
+            **dict.fromkeys(_POOLS, count),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # equal sums in every run
             "PYTHONUNBUFFERED": "1",  # what was said before a crash is in the log
+            **(environment or {}),
         }
         self.log = job.folder / "log.txt"
         with self.log.open("ab") as log:
@@ -80,6 +117,7 @@ class JobProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
+                cwd=cwd,
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
@@ -133,7 +171,11 @@ class JobProcess:
 
 
 def trial_process(
-    job: Job, settings: Settings, dataset: str, events: queue.Queue[Any]
+    job: Job,
+    settings: Settings,
+    dataset: str,
+    events: queue.Queue[Any],
+    environment: Mapping[str, str] | None = None,
 ) -> JobProcess:
     """Start a trial.
 
@@ -142,15 +184,27 @@ def trial_process(
         settings: what all trials share, with all learning rates.
         dataset: fingerprint of the data that the trial has to find.
         events: as in `JobProcess`.
+        environment: likewise.
     """
-    spec = {
+    spec = trial_spec(job, settings, dataset)
+    return JobProcess(job, ("trial.json", spec), worker.TASK, settings.threads, events, environment)
+
+
+def trial_spec(job: Job, settings: Settings, dataset: str) -> dict[str, Any]:
+    """What `trial.json` says: all that the process of a trial has to know.
+
+    Args:
+        job: the trial.
+        settings: what all trials share, with all learning rates.
+        dataset: fingerprint of the data that the trial has to find.
+    """
+    return {
         "settings": job.settings(settings).to_dict(),
         "method": job.method,
         "seed": job.seed,
         "folder": str(job.folder.resolve()),
         "dataset": dataset,
     }
-    return JobProcess(job, ("trial.json", spec), worker.TASK, settings.threads, events)
 
 
 def _signal_name(number: int) -> str:

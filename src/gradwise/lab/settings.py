@@ -12,7 +12,7 @@ import torch
 
 from gradwise.errors import UserError
 from gradwise.lab.augment import SETTINGS as AUGMENTATIONS
-from gradwise.lab.device import resolve_device
+from gradwise.lab.device import check_device, resolve_device
 from gradwise.lab.methods import check_optimizer, usual_lr
 from gradwise.lab.seeding import MAX_SEED
 
@@ -49,6 +49,8 @@ class Settings:
         limit_test: use only that many test rows.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         amp: "auto" (bfloat16 on a GPU that has it, float16 on an older one), "off", "bf16", "fp16".
+        compile: whether forward and backward passes are compiled by torch.compile, and replayed as
+            CUDA graphs on a GPU; sums are then rounded otherwise, in all trials alike.
         threads: CPU threads a trial; part of the settings because sums depend on it.
         record_every: steps between two records of the gradients' dynamics; 0 records nothing.
         validation: share of the training rows that is held out to choose learning rates by, the
@@ -81,6 +83,7 @@ class Settings:
     limit_test: int | None = None
     device: str = "auto"
     amp: str = "auto"
+    compile: bool = False
     threads: int = 1
     record_every: int = 1
     validation: float | None = None
@@ -115,7 +118,7 @@ class Settings:
             )
         if self.validation is not None and not 0 < self.validation < 1:
             raise UserError(f"expected 0 < validation < 1, got validation={self.validation}")
-        resolve_device(self.device)
+        check_device(self.device)
 
     def _check_rates(self) -> None:
         listed = isinstance(self.lr, tuple)
@@ -150,6 +153,8 @@ class Settings:
             values["lr"] = list(self.lr)
         if self.validation is None:  # said only where there is something to say
             del values["validation"]
+        if not self.compile:
+            del values["compile"]
         if self.data_dir is not None:
             values["data_dir"] = str(Path(self.data_dir).expanduser().resolve())
         return values
@@ -159,6 +164,9 @@ class Settings:
 
         They decide the numbers, so a comparison that goes on elsewhere has to ask for them. So does
         the share of rows that a grid of learning rates holds out.
+
+        Raises:
+            UserError: where this machine has no such device; another may have it.
         """
         device = resolve_device(self.device)
         amp = self.amp

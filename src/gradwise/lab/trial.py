@@ -109,6 +109,18 @@ class Trial:
         # As they were after the last whole epoch: a trial that diverges notices it now or a
         # little later, and its result must not depend on when.
         self._counted = {"batches": 0, "skipped": 0}
+        self._measured = False  # whether the device's memory has seen all that an epoch needs
+
+    def _compile(self) -> None:
+        """Compile what the settings ask for; where that fails, say so and go on without."""
+        if not self.settings.compile:
+            return
+        generator = _generator(self.device, "compile", self.seed, 0)
+        batch = torch.arange(self.batch_size, device=self.device)
+        inputs, targets = self.augment(self.train_x[batch], self.train_y[batch], generator)
+        reason = self.learner.prepare(inputs, targets, self.test_x)
+        if reason is not None:
+            self._note(f"runs without torch.compile, because {reason}", once=True)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the checkpoint where there is a good one.
@@ -120,6 +132,7 @@ class Trial:
             OSError: where the disk refuses; what was written before is whole.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._compile()
         checkpoint = self.folder / "checkpoint.pt"
         if checkpoint.exists():
             self._resume(checkpoint)
@@ -182,7 +195,13 @@ class Trial:
         return self.diverged_at is not None
 
     def _tell_step(self) -> None:
-        self.progress({"event": "step", "step": self.step, "steps": self.total_steps})
+        told = {"event": "step", "step": self.step, "steps": self.total_steps}
+        self.progress({**told, **self._memory()})
+
+    def _memory(self) -> dict[str, Any]:
+        """What those who share the device want to know, as soon as it means something."""
+        memory = outcome.device_memory(self.device) if self._measured else None
+        return {} if memory is None else {"memory": memory}
 
     def _evaluate(self, epoch: int, train_loss: float) -> None:
         loss, accuracy = self.learner.evaluate(self.test_x, self.test_y)
@@ -205,7 +224,9 @@ class Trial:
             **held_out,
         )
         self._counted = {"batches": self.batches.value, "skipped": self.learner.attachment.skipped}
-        self.progress({"event": "epoch", "epoch": epoch + 1, "accuracy": accuracy})
+        self._measured = True
+        told = {"event": "epoch", "epoch": epoch + 1, "accuracy": accuracy}
+        self.progress({**told, **self._memory()})
 
     def _recorder(self) -> Recorder | None:
         """A recorder that goes on where the trial does; a record that is damaged begins anew."""
@@ -245,7 +266,12 @@ class Trial:
             "settings": settings,
             "dataset": self.dataset.fingerprint,
             "init_checksum": self.learner.init_checksum,
+            **self._compiled(),
         }
+
+    def _compiled(self) -> dict[str, bool]:
+        """Whether it really is compiled, where that was asked for: it decides how sums round."""
+        return {"compiled": self.learner.compiled is not None} if self.settings.compile else {}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -266,6 +292,7 @@ class Trial:
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             self._note(f"begins anew, because {checkpoint.name} does not fit: {error}")
             self._begin()
+            self._compile()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.learner.load_state_dict(state)
@@ -275,8 +302,9 @@ class Trial:
         self.step = state["step"]
         self.train_seconds = state["train_seconds"]
 
-    def _note(self, text: str) -> None:
-        self.progress({"event": "note", "text": text})
+    def _note(self, text: str, *, once: bool = False) -> None:
+        # What all trials of a comparison would say is told to the user once.
+        self.progress({"event": "note", "text": text, **({"once": True} if once else {})})
 
     def _result(self) -> dict[str, Any]:
         # Steps after a divergence, until it is noticed, would spoil the figure.
@@ -297,6 +325,7 @@ class Trial:
             "init_checksum": self.learner.init_checksum,
             "batches_checksum": f"{self._counted['batches'] & (2**64 - 1):016x}",
             "learning_rate": self.settings.learning_rate(self.arm.optimizer),
+            **self._compiled(),
             "device": outcome.device_name(self.device),
             "versions": outcome.versions_here(),
         }

@@ -100,10 +100,22 @@ def main(arguments: Sequence[str], emit: Emit) -> int:
         traceback.print_exc()
         line = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {line[0] if line else 'no message'}"
-        emit({"event": "error", "message": reason})
+        short = {"out_of_memory": True} if _out_of_memory(error) else {}
+        emit({"event": "error", "message": reason, **short})
         return 1
     emit({"event": "done", "status": result["status"]})
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a device had not enough memory, for tensors or for what its libraries need."""
+    import torch
+
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(text in told for text in ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED"))
+    )
 
 
 def _bring_in(name: str, path: Path) -> ModuleType:
