@@ -35,13 +35,13 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A character-level language model with about 10 million parameters."""
+    """A language model; by default of characters, with about 10 million parameters."""
 
     def __init__(self, vocabulary: int = 96, width: int = 320, depth: int = 8) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.zeros(128, width))
-        self.blocks = nn.Sequential(*(Block(width, 5) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, width // 64) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary)
 
@@ -54,8 +54,9 @@ class Transformer(nn.Module):
 def with_gradients(name: str) -> nn.Module:
     """A model after one backward pass on random data."""
     torch.manual_seed(0)
-    if name == "transformer-10m":
-        model: nn.Module = Transformer()
+    if name.startswith("transformer"):
+        size = {"transformer-10m": {}, "transformer-100m": {"width": 768, "depth": 14}}[name]
+        model: nn.Module = Transformer(**size)
         tokens = torch.randint(96, (4, 129))
         logits = model(tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())

@@ -1,15 +1,20 @@
 """The compiled kernels: made once, replaced by torch's calls where they cannot be made."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import gradwise as gw
 from gradwise import backends
-from gradwise.backends import compiler, native
+from gradwise.affine import Affine
+from gradwise.backends import compiler, launch, native
+from gradwise.backends.launch import PIECE
+from gradwise.cli.app import cli
 from gradwise.layout import layout_of
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compiler here")
@@ -18,9 +23,11 @@ needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compile
 @pytest.fixture
 def _fresh() -> None:
     """Ask for the kernels anew, before and after."""
-    compiler.kernels.cache_clear()
+    for cached in (compiler.kernels, launch._function):
+        cached.cache_clear()
     yield
-    compiler.kernels.cache_clear()
+    for cached in (compiler.kernels, launch._function):
+        cached.cache_clear()
 
 
 @pytest.mark.usefixtures("_fresh")
@@ -88,6 +95,46 @@ def test_threads_do_not_change_the_numbers(threads: int) -> None:
         torch.testing.assert_close(
             getattr(moments, name), getattr(plain, name), rtol=1e-12, atol=1e-14
         )
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_cut_in_pieces_is_whole(rows: int) -> None:
+    length = 2 * PIECE + 17
+    grad = torch.randn(rows, length) + 3
+    grad[0, 5], grad[-1, -1] = -99.0, 99.0
+    layout = layout_of([grad], per="row" if rows > 1 else "tensor")
+    moments = gw.measure([grad], per="row" if rows > 1 else "tensor", backend="native")
+    wide = grad.double().reshape(layout.segments, -1)
+    torch.testing.assert_close(moments.mean, wide.mean(1), rtol=1e-13, atol=0)
+    torch.testing.assert_close(moments.std, wide.std(1, correction=0), rtol=1e-12, atol=0)
+    assert torch.equal(moments.min, wide.amin(1))
+    assert torch.equal(moments.max, wide.amax(1))
+    expected = ((wide - moments.mean[:, None]) / moments.std[:, None]).reshape(grad.shape)
+    backends.apply([grad], Affine(1 / moments.std, moments.mean), layout)
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of loaded libraries")
+def test_threads_are_those_of_torch() -> None:
+    gw.measure([torch.ones(4)], backend="native")
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    pools = {Path(name).name for name in loaded if "gomp" in name}
+    assert len(pools) <= 1  # a second one would wait until the threads of the first stop spinning
+    assert native.threaded() == bool(pools)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_fresh")
+def test_a_compiler_without_openmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRADWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiler, "THREADS", ("-fno-such-thing-as-openmp",))
+    assert gw.measure([torch.tensor([3.0, 4.0])], backend="native").total_norm.item() == 5.0
+    assert not native.threaded()
+    told = CliRunner().invoke(cli, ["doctor", "--json"])
+    notes = {row["backend"]: row["note"] for row in json.loads(told.output)["backends"]}
+    assert notes["native"] == "on one thread: compiler or torch come without OpenMP"
 
 
 @needs_compiler

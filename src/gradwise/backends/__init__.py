@@ -1,7 +1,8 @@
 """How measure and apply run: one interface, an implementation a kind of device.
 
-`reference` is the plain float64 truth that the others are tested against. `foreach` runs on any
-device and never reads a value on the host. `native` runs on the CPU through kernels that a C
+`reference` is the plain float64 truth that the others are tested against. `triton` runs on CUDA
+devices through kernels that go over all tensors at once; `foreach` runs on any device, tensor by
+tensor. Neither reads a value on the host. `native` runs on the CPU through kernels that a C
 compiler makes once a machine; `cpu` does the same with torch's own calls where there is none. Those
 two may look at their own results, because host memory is where they are anyway.
 """
@@ -19,17 +20,19 @@ from gradwise.affine import Affine
 from gradwise.backends import cpu, foreach, native, reference
 from gradwise.backends.apply import ON_HOST, apply_
 from gradwise.backends.compiler import kernels
+from gradwise.backends.gpu import launching, measuring
 from gradwise.backends.segments import Stats
 from gradwise.errors import UserError
 from gradwise.layout import Layout
 
-__all__ = ["apply", "available", "choose", "measure", "missing"]
+__all__ = ["apply", "available", "choose", "measure", "missing", "on_host"]
 
 ENVIRONMENT_VARIABLE = "GRADWISE_BACKEND"
 
 _MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout, bool], Stats]] = {
     "reference": reference.measure,
     "foreach": foreach.measure,
+    "triton": measuring.measure,
     "cpu": cpu.measure,
     "native": native.measure,
 }
@@ -42,6 +45,8 @@ def available() -> tuple[str, ...]:
 
 def missing(name: str) -> str | None:
     """Why a backend cannot run here, or None where it can."""
+    if name == "triton":
+        return launching.missing()
     library = kernels() if name == "native" else None
     return library if isinstance(library, str) else None
 
@@ -52,7 +57,8 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     Args:
         device: where the tensors are.
         backend: a name to force; None asks the environment variable `GRADWISE_BACKEND`, then the
-            kind of device.
+            kind of device. Where that variable says "triton" and there is a GPU, host memory is
+            left to what is best there.
 
     Raises:
         UserError: where the forced backend is unknown or cannot run on that device.
@@ -60,17 +66,33 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     if torch.compiler.is_compiling():
         return "foreach"  # the one that torch.compile can trace
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if backend is None and name == "triton" and device.type == "cpu" and missing(name) is None:
+        # Who forces them for a run on a GPU has some tensors in host memory all the same.
+        name = name if launching.refused(device) is None else None
     if name is None:
         if device.type != "cpu":
-            return "foreach"
+            return "triton" if device.type == "cuda" and measuring.proven(device) else "foreach"
         return "native" if native.available() else "cpu"
     if name not in _MEASURES:
         raise UserError(f"expected backend to be one of {', '.join(_MEASURES)}, got {name!r}")
     if name in ON_HOST and device.type != "cpu":
         raise UserError(f"backend {name!r} cannot measure tensors on device '{device}'")
-    if (reason := missing(name)) is not None:
+    if name == "triton" and launching.broken() is not None:
+        return "foreach"  # it has been said; a run that it happened to goes on
+    reason = missing(name)
+    if reason is None and name == "triton":
+        reason = launching.refused(device)
+    if reason is not None:
         raise UserError(f"backend {name!r} cannot run: {reason}")
     return name
+
+
+def on_host(value: Tensor) -> bool:
+    """Whether reading a value waits for nothing: it lies in host memory, and nothing is traced.
+
+    Not so with a backend that was forced and stands in for an accelerator's.
+    """
+    return value.device.type == "cpu" and choose(value.device) in ON_HOST
 
 
 def measure(

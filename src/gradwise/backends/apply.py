@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gradwise.affine import Affine
 from gradwise.backends import native
+from gradwise.backends.gpu import measuring
+from gradwise.backends.segments import there
 from gradwise.errors import UserError
 from gradwise.layout import Layout, real_view
 
@@ -37,13 +39,16 @@ def apply_(
         ("apply", affine.touched, affine.shift is None, affine.shifted),
         lambda: _routes(affine, layout),
     )
+    if backend == "triton":
+        left = set(measuring.apply(tensors, affine, layout, (*whole, *others)))
+        whole, others = ([i for i in part if i in left] for part in (whole, others))
     if whole:
-        chosen = [_there(tensors[i]) for i in whole]
+        chosen = [there(tensors[i]) for i in whole]
         if backend != "native" or not native.apply(chosen, affine, layout, whole):
             many = _apply_on_host if backend in ON_HOST else _apply_on_device
             many(chosen, affine, layout, whole)
     for i in others:
-        tensor = _there(tensors[i])
+        tensor = there(tensors[i])
         if tensor.layout != torch.strided:
             _apply_sparse(tensor, affine, layout, i)
         elif tensor.is_conj():  # a lazy conjugate has no view as pairs of reals
@@ -70,11 +75,6 @@ def _routes(affine: Affine, layout: Layout) -> tuple[list[int], list[int]]:
         plain = layout.dense[i] and layout.rows[i] == 1 and layout.dtypes[i] in _NATIVE
         (whole if plain else others).append(i)
     return whole, others
-
-
-def _there(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def _apply_on_device(

@@ -86,7 +86,8 @@ def _by_kernel(values: list[Tensor], bins: int, above: int, below: int) -> Tenso
     found = torch.empty(len(values), bins, dtype=torch.int64)
     numels = tuple(value.numel() for value in values)
     lists = (addresses(values), integers(numels))
-    launch("gradwise_histogram", numels, lists, above, below, bins // 2, found.data_ptr())
+    rest = (above, below, bins // 2, found.data_ptr())
+    launch("gradwise_histogram", sum(numels), len(values), lists, *rest)
     return found
 
 

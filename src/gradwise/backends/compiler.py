@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-std=c11", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-std=c11", "-fPIC")
+# Compiled for OpenMP, but not linked with one: the loader finds the one that torch has brought.
+THREADS = ("-fopenmp",)
 # Roots and selections become vector instructions; every result stays the one IEEE 754 asks for.
 MORE_FLAGS = {"update.c": ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")}
 TIMEOUT = 60.0
@@ -30,34 +32,37 @@ def kernels(source: str = "kernels.c") -> ctypes.CDLL | str:
     if compiler is None:
         return "there is no C compiler (cc, or what CC names)"
     try:
-        library = _compiled(compiler, FOLDER / source)
-        return ctypes.CDLL(str(library))
+        try:
+            return ctypes.CDLL(str(_compiled(compiler, FOLDER / source, THREADS)))
+        except (OSError, subprocess.CalledProcessError):  # no OpenMP in the compiler or in torch
+            return ctypes.CDLL(str(_compiled(compiler, FOLDER / source, ())))
     except (OSError, subprocess.SubprocessError) as error:
         return f"the C kernels could not be compiled: {error}"
 
 
-def _compiled(compiler: str, source: Path) -> Path:
+def _compiled(compiler: str, source: Path, more: tuple[str, ...]) -> Path:
     """The shared library, from the cache or made now; whole or not there."""
-    flags = (*FLAGS, *MORE_FLAGS.get(source.name, ()))
+    flags = (*FLAGS, *MORE_FLAGS.get(source.name, ()), *more)
     key = hashlib.sha256()
     for part in (source.read_bytes(), compiler.encode(), " ".join(flags).encode(), _processor()):
         key.update(part)
     folder = _cache_folder()
     library = folder / f"{source.stem}-{key.hexdigest()[:24]}.so"
     if not library.exists():
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
-        os.close(handle)
-        try:
-            subprocess.run(  # noqa: S603 - a fixed command without a shell
-                [compiler, *flags, str(source), "-o", name, "-lm"],
-                check=True,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                timeout=TIMEOUT,
-            )
-            Path(name).replace(library)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / "kernels.so"
+            for command in (
+                [*flags, "-c", str(source), "-o", str(compiled)],
+                ["-shared", str(compiled), "-o", str(linked), "-lm"],
+            ):
+                subprocess.run(  # noqa: S603 - a fixed command without a shell
+                    [compiler, *command],
+                    check=True,
+                    capture_output=True,
+                    stdin=subprocess.DEVNULL,
+                    timeout=TIMEOUT,
+                )
+            linked.replace(library)
     return library
 
 

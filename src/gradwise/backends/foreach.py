@@ -21,18 +21,23 @@ def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) ->
     device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
     if device.type == "mps":  # no float64 there: the two-pass form keeps the digits
         return reference.measure(tensors, layout, extremes)
-    parts = []
-    for tensor, rows in zip(tensors, layout.rows, strict=True):
-        if tensor is None or tensor.numel() == 0:
-            parts.append(empty_stats(rows, device, extremes))
-        elif tensor.layout != torch.strided or tensor.dtype == torch.float64:
-            parts.append(reference.tensor_stats(tensor, rows, extremes))
-        else:
-            parts.append(_tensor_stats(as_rows(tensor, rows), extremes))
+    parts = [
+        empty_stats(rows, device, extremes)
+        if tensor is None or tensor.numel() == 0
+        else tensor_stats(tensor, rows, extremes)
+        for tensor, rows in zip(tensors, layout.rows, strict=True)
+    ]
     return join(parts, device, extremes)
 
 
-def _tensor_stats(values: Tensor, extremes: bool) -> Stats:
+def tensor_stats(tensor: Tensor, rows: int, extremes: bool) -> Stats:
+    """The statistics of one tensor with values, cut into `rows` rows."""
+    if tensor.layout != torch.strided or tensor.dtype == torch.float64:
+        return reference.tensor_stats(tensor, rows, extremes)
+    return _dense_stats(as_rows(tensor, rows), extremes)
+
+
+def _dense_stats(values: Tensor, extremes: bool) -> Stats:
     wide, n = wide_dtype(values.device), values.shape[1]
     total = values.sum(1, dtype=wide)
     squares = torch.linalg.vector_norm(values, dim=1, dtype=wide).square()

@@ -1,27 +1,46 @@
 /* Kernels for float32 tensors in host memory, each with as few passes over them as there can be.
  *
- * Measure and apply: one read, one read and write.
- * Tensors t in [from, to) lie at data[t] as rows[t] rows of length[t] values; first[t] is the index
- * of tensor t's first row among all segments. Sums are float64, where squares of float32 are exact.
- * Lanes are independent sums, so that a compiler may use vector registers without reordering.
+ * Every one does `count` things that depend on nothing of each other, shared out over `threads`
+ * threads of the pool that torch's own calls use: a second pool would wait for a core until torch's
+ * threads have stopped to look for work. Compiled without OpenMP they run on the caller's thread.
  */
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
+#define LANES 32
+#define SHARED _Pragma("omp parallel for schedule(dynamic) num_threads(threads) if(threads > 1)")
 
-struct sums {
-    double sum, square, low, high;
-    int64_t nonfinite, zeros;
+/* Whether kernels share their work out. */
+int64_t gradwise_threaded(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* Rows of `length` values each, which begin `start` values into tensor `owner`. They are of the
+ * segments from `segment` on, and their sums go to the slots from `slot` on. A row that is too long
+ * for one piece is a piece several times, with a slot each.
+ */
+struct piece {
+    int64_t owner, start, rows, length, segment, slot;
 };
 
+/* Sums are float64, where squares of float32 are exact. */
+struct sums {
+    double sum, square, low, high, nonfinite, zeros;
+};
+
+/* Lanes are independent sums, so that vector registers need no other order of addition. */
 static struct sums measure_row(const float *restrict x, int64_t n)
 {
     double sum[LANES] = {0}, square[LANES] = {0};
     float low[LANES], high[LANES];
     int32_t bad[LANES] = {0}, zero[LANES] = {0};
     struct sums all = {0};
-    int64_t i = 0;
+    int64_t i = 0, infinite = 0, nothing = 0;
 
     for (int l = 0; l < LANES; l++)
         low[l] = high[l] = x[0];
@@ -53,48 +72,119 @@ static struct sums measure_row(const float *restrict x, int64_t n)
         all.square += square[l];
         all.low = low[l] < all.low ? low[l] : all.low;
         all.high = high[l] > all.high ? high[l] : all.high;
-        all.nonfinite += bad[l];
-        all.zeros += zero[l];
+        infinite += bad[l];
+        nothing += zero[l];
     }
+    all.nonfinite = (double)infinite;
+    all.zeros = (double)nothing;
     return all;
 }
 
-/* out is [6, segments]: mean, m2, non-finite count, smallest, largest, count of zeros; square is
- * [segments]. */
-void gradwise_measure(const uint64_t *data, const int64_t *rows, const int64_t *length,
-                      const int64_t *first, int64_t from, int64_t to, int64_t segments,
-                      double *restrict out, double *restrict square)
+/* The sums alone, in half the time where the values are in a cache; whether all values are finite
+ * shows in them, since no square of a float is infinite in a double. */
+static struct sums sum_row(const float *restrict x, int64_t n)
 {
-    for (int64_t t = from; t < to; t++)
-        for (int64_t r = 0; r < rows[t]; r++) {
-            const int64_t n = length[t], s = first[t] + r;
-            const struct sums all = measure_row((const float *)(uintptr_t)data[t] + r * n, n);
-            const double mean = all.sum / (double)n;
-            out[s] = mean;
-            out[segments + s] = all.square - all.sum * mean;
-            out[2 * segments + s] = (double)all.nonfinite;
-            out[3 * segments + s] = all.low;
-            out[4 * segments + s] = all.high;
-            out[5 * segments + s] = (double)all.zeros;
-            square[s] = all.square;
+    double sum[LANES] = {0}, square[LANES] = {0};
+    struct sums all = {0};
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const double d = x[i + l];
+            sum[l] += d;
+            square[l] += d * d;
         }
+    for (int l = 0; i < n; i++, l++) {
+        const double d = x[i];
+        sum[l] += d;
+        square[l] += d * d;
+    }
+    for (int l = 0; l < LANES; l++) {
+        all.sum += sum[l];
+        all.square += square[l];
+    }
+    all.nonfinite = !(all.square - all.square == 0);
+    return all;
 }
 
-/* g <- scale * (g - shift), with one scale and shift a segment; what changes nothing is left. */
-void gradwise_apply(const uint64_t *data, const int64_t *rows, const int64_t *length,
-                    const int64_t *first, int64_t from, int64_t to, const double *scale,
-                    const double *shift)
+/* Sums of all rows of the pieces, by slot; with extremes and zeros where they are asked for. */
+void gradwise_measure(const uint64_t *data, const struct piece *pieces, int64_t count,
+                      int64_t threads, int64_t extremes, struct sums *out)
 {
-    for (int64_t t = from; t < to; t++)
-        for (int64_t r = 0; r < rows[t]; r++) {
-            const int64_t n = length[t];
-            const float a = (float)scale[first[t] + r], k = (float)shift[first[t] + r];
-            float *restrict x = (float *)(uintptr_t)data[t] + r * n;
+    SHARED
+    for (int64_t i = 0; i < count; i++) {
+        const struct piece piece = pieces[i];
+        const float *x = (const float *)(uintptr_t)data[piece.owner] + piece.start;
+        for (int64_t r = 0; r < piece.rows; r++, x += piece.length)
+            out[piece.slot + r] = extremes ? measure_row(x, piece.length) : sum_row(x, piece.length);
+    }
+}
+
+/* Share of the sum of squares that has to be left after the mean is taken out: float64 sums are good
+ * to 1e-15, so what is left is good to 1e-9. */
+#define CANCELLED 1e-6
+
+/* Segment s has numel[s] values, whose sums are in the slots from first[s] to first[s + 1], in an
+ * order that no number of threads changes. out is [4, segments]: mean, m2, smallest, largest;
+ * counts is [3, segments]: of values that are not finite, of zeros, and 1 where the sums do not tell
+ * enough (not finite, constant or nearly so). All 0 where there is no slot. Returns how many those
+ * are.
+ */
+int64_t gradwise_collect(const struct sums *part, const int64_t *first, const int64_t *numel,
+                         int64_t segments, int64_t threads, double *restrict out,
+                         int64_t *restrict counts)
+{
+    int64_t unsound = 0;
+
+#pragma omp parallel for num_threads(threads) if(threads > 1) reduction(+ : unsound)
+    for (int64_t s = 0; s < segments; s++) {
+        struct sums all = {0};
+        for (int64_t i = first[s]; i < first[s + 1]; i++) {
+            const struct sums more = part[i];
+            all.sum += more.sum;
+            all.square += more.square;
+            all.low = i == first[s] || more.low < all.low ? more.low : all.low;
+            all.high = i == first[s] || more.high > all.high ? more.high : all.high;
+            all.nonfinite += more.nonfinite;
+            all.zeros += more.zeros;
+        }
+        const double mean = numel[s] ? all.sum / (double)numel[s] : 0;
+        const double m2 = all.square - all.sum * mean;
+        const int64_t poor = !(m2 > CANCELLED * all.square || all.square == 0);
+        out[s] = mean;
+        out[segments + s] = m2;
+        out[2 * segments + s] = all.low;
+        out[3 * segments + s] = all.high;
+        counts[s] = (int64_t)all.nonfinite;
+        counts[segments + s] = (int64_t)all.zeros;
+        counts[2 * segments + s] = poor;
+        unsound += poor;
+    }
+    return unsound;
+}
+
+/* g <- scale * (g - shift), with one scale a segment, or one for all where scales is 0, and shifts
+ * likewise; what changes nothing is left. The last piece comes first: what was measured last is
+ * still in a cache.
+ */
+void gradwise_apply(const uint64_t *data, const struct piece *pieces, int64_t count,
+                    int64_t threads, const double *scale, int64_t scales, const double *shift,
+                    int64_t shifts)
+{
+    SHARED
+    for (int64_t i = 0; i < count; i++) {
+        const struct piece piece = pieces[count - 1 - i];
+        for (int64_t r = 0; r < piece.rows; r++) {
+            const int64_t s = piece.segment + r;
+            const float a = (float)scale[scales ? s : 0], k = (float)shift[shifts ? s : 0];
+            float *restrict x =
+                (float *)(uintptr_t)data[piece.owner] + piece.start + r * piece.length;
             if (a == 1.0f && k == 0.0f)
                 continue;
-            for (int64_t i = 0; i < n; i++)
-                x[i] = (x[i] - k) * a;
+            for (int64_t j = 0; j < piece.length; j++)
+                x[j] = (x[j] - k) * a;
         }
+    }
 }
 
 /* What follows is for pairs of tensors: x of length[t] values at data[t], y of as many at other[t].
@@ -104,9 +194,10 @@ void gradwise_apply(const uint64_t *data, const int64_t *rows, const int64_t *le
 
 /* y <- x */
 void gradwise_copy(const uint64_t *data, const uint64_t *other, const int64_t *length,
-                   int64_t from, int64_t to)
+                   int64_t count, int64_t threads)
 {
-    for (int64_t t = from; t < to; t++)
+    SHARED
+    for (int64_t t = 0; t < count; t++)
         memcpy((void *)(uintptr_t)other[t], (const void *)(uintptr_t)data[t],
                (size_t)length[t] * sizeof(float));
 }
@@ -141,9 +232,10 @@ static struct changes compare(const float *restrict x, const float *restrict y, 
 
 /* out is [2, count]: sums of (x - y)^2 and of x^2. */
 void gradwise_difference(const uint64_t *data, const uint64_t *other, const int64_t *length,
-                         int64_t from, int64_t to, int64_t count, double *restrict out)
+                         int64_t count, int64_t threads, double *restrict out)
 {
-    for (int64_t t = from; t < to; t++) {
+    SHARED
+    for (int64_t t = 0; t < count; t++) {
         const struct changes all = compare((const float *)(uintptr_t)data[t],
                                            (const float *)(uintptr_t)other[t], length[t]);
         out[t] = all.change;
@@ -159,9 +251,10 @@ static inline int32_t same_sign(float a, float b)
 
 /* out is [4, count]: sums of x y, x^2 and y^2, and entries of the same sign; then y <- x. */
 void gradwise_direction(const uint64_t *data, const uint64_t *other, const int64_t *length,
-                        int64_t from, int64_t to, int64_t count, double *restrict out)
+                        int64_t count, int64_t threads, double *restrict out)
 {
-    for (int64_t t = from; t < to; t++) {
+    SHARED
+    for (int64_t t = 0; t < count; t++) {
         const float *restrict x = (const float *)(uintptr_t)data[t];
         float *restrict y = (float *)(uintptr_t)other[t];
         double dot[PAIR_LANES] = {0}, now[PAIR_LANES] = {0}, before[PAIR_LANES] = {0};
@@ -213,13 +306,14 @@ void gradwise_direction(const uint64_t *data, const uint64_t *other, const int64
  * of the least value that is not below it, `below` those of the least whose negative is under the
  * negative edge. Bins are closed below and open above. NaN is in no bin.
  */
-void gradwise_histogram(const uint64_t *data, const int64_t *length, int64_t from, int64_t to,
+void gradwise_histogram(const uint64_t *data, const int64_t *length, int64_t count, int64_t threads,
                         int64_t above, int64_t below, int64_t octaves, int64_t *restrict out)
 {
     const int32_t middle = (int32_t)octaves, bins = 2 * middle + 1;
     const int32_t positive = (int32_t)above, negative = (int32_t)below;
 
-    for (int64_t t = from; t < to; t++) {
+    SHARED
+    for (int64_t t = 0; t < count; t++) {
         const int32_t *x = (const int32_t *)(uintptr_t)data[t];
         int64_t counts[TABLES][MOST] = {0};
         uint16_t bin[BLOCK];

@@ -1,11 +1,10 @@
-"""Call a compiled kernel on a list of tensors, a run of neighbours a thread."""
+"""Call a compiled kernel on a list of tensors."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,14 +12,16 @@ from torch import Tensor
 
 from gradwise.backends.compiler import kernels
 
-SHARE = 1 << 19  # values that are worth a thread of their own
-# What each kernel takes: (p)ointers and (i)ntegers before the run of tensors and after it.
+PIECE = 1 << 16  # values that stay with one thread; sums do not depend on the number of threads
+WORTH_THREADS = 1 << 19  # values; what is less is read before a second thread has begun
+# What each kernel takes: (p)ointers and (i)ntegers before the count and the threads, and after.
 _SIGNATURES = {
-    "gradwise_measure": ("pppp", "ipp"),
-    "gradwise_apply": ("pppp", "pp"),
+    "gradwise_measure": ("pp", "ip"),
+    "gradwise_apply": ("pp", "pipi"),
+    "gradwise_collect": ("ppp", "pp"),
     "gradwise_copy": ("ppp", ""),
-    "gradwise_difference": ("ppp", "ip"),
-    "gradwise_direction": ("ppp", "ip"),
+    "gradwise_difference": ("ppp", "p"),
+    "gradwise_direction": ("ppp", "p"),
     "gradwise_histogram": ("pp", "iiip"),
     "gradwise_update_reduce": ("p", ""),
     "gradwise_update_begin": ("p", ""),
@@ -39,9 +40,16 @@ def in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
     return rows == 1 and tensor.dim() == 2 and tensor.t().is_contiguous()
 
 
+def all_in_one_piece(tensors: Sequence[Tensor]) -> bool:
+    """Whether `in_one_piece` holds for all; quick where they are contiguous, as gradients are."""
+    if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_neg, tensors)):
+        return True
+    return all(map(in_one_piece, tensors))
+
+
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_uint64]:
     """Where the tensors' values begin; they have to live as long as that is used."""
-    return (ctypes.c_uint64 * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+    return (ctypes.c_uint64 * len(tensors))(*map(Tensor.data_ptr, tensors))
 
 
 def integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
@@ -49,50 +57,29 @@ def integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def launch(kernel: str, numels: tuple[int, ...], lists: tuple[Any, ...], *rest: int) -> None:
+def launch(kernel: str, values: int, count: int, lists: tuple[Any, ...], *rest: int) -> int:
     """Run a kernel on all tensors; what it writes is there on return.
 
     Args:
         kernel: its name.
-        numels: values in each tensor, by which the work is shared out.
-        lists: the arrays (or addresses of arrays) with an entry a tensor.
+        values: how many it reads in all, which decides whether threads are worth while.
+        count: entries in the lists.
+        lists: the arrays (or addresses of arrays) that it works through.
         rest: what the kernel takes besides.
+
+    Returns:
+        What the kernel returns, of those that do.
     """
-    function = _function(kernel)
-    threads = torch.get_num_threads()
-    *others, own = _runs(numels, threads)
-    jobs = [_pool(threads).submit(function, *lists, start, stop, *rest) for start, stop in others]
-    function(*lists, *own, *rest)
-    for job in jobs:
-        job.result()
-
-
-@lru_cache(maxsize=256)
-def _runs(numels: tuple[int, ...], threads: int) -> list[tuple[int, int]]:
-    """Runs of neighbouring tensors of about the same number of values, one a thread."""
-    share = max(sum(numels) / threads, SHARE)
-    runs, start, held = [], 0, 0
-    for i, numel in enumerate(numels):
-        held += numel
-        if held >= share:
-            runs.append((start, i + 1))
-            start, held = i + 1, 0
-    if start < len(numels) or not runs:
-        runs.append((start, len(numels)))
-    return runs
+    threads = torch.get_num_threads() if values >= WORTH_THREADS and count > 1 else 1
+    return _function(kernel)(*lists, count, threads, *rest)
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="gradwise")
-
-
-@cache
-def _function(name: str) -> Callable[..., None]:
+def _function(name: str) -> Callable[..., int]:
     library = kernels("update.c") if name.startswith("gradwise_update") else kernels()
     assert not isinstance(library, str)
     function = getattr(library, name)
-    function.restype = None
+    function.restype = ctypes.c_int64
     kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
     before, after = _SIGNATURES[name]
     function.argtypes = [kinds[kind] for kind in f"{before}ii{after}"]

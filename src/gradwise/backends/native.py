@@ -6,6 +6,7 @@ Where there is no C compiler, `gradwise.backends.cpu` does the same with torch's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -13,19 +14,24 @@ from torch import Tensor
 from gradwise.affine import Affine
 from gradwise.backends import reference
 from gradwise.backends.compiler import kernels
-from gradwise.backends.launch import addresses, in_one_piece, launch
-from gradwise.backends.segments import Stats, as_rows
+from gradwise.backends.launch import PIECE, addresses, all_in_one_piece, in_one_piece, launch
+from gradwise.backends.segments import Stats, as_rows, there
 from gradwise.layout import Layout
 
-# Share of the sum of squares that has to be left after the mean is taken out; float64 sums are good
-# to 1e-15, so what is left is good to 1e-9. Below that, and for constants, the reference measures.
-CANCELLED = 1e-6
+_NO_SCALE = torch.ones((), dtype=torch.float64)
+_NO_SHIFT = torch.zeros((), dtype=torch.float64)
 _KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
 def available() -> bool:
     """Whether the kernels run here; compiles them at the first call."""
     return not isinstance(kernels(), str)
+
+
+def threaded() -> bool:
+    """Whether the kernels, which are there, use the threads of torch's own calls."""
+    library = kernels()
+    return not isinstance(library, str) and bool(library.gradwise_threaded())
 
 
 class _Plan:
@@ -37,69 +43,91 @@ class _Plan:
         taken = set(self.taken)
         self.other = [i for i in there if i not in taken]
         self.numels = tuple(layout.numels[i] for i in self.taken)  # a complex value counts two
+        self.total = sum(self.numels)
         self.real = all(layout.dtypes[i] == torch.float32 for i in self.taken)
-        rows = [layout.rows[i] for i in self.taken]
-        lengths = [n // r for n, r in zip(self.numels, rows, strict=True)]
-        self.row_counts = rows
-        self.rows = torch.tensor(rows, dtype=torch.int64)
-        self.length = torch.tensor(lengths, dtype=torch.int64)
-        self.first = torch.tensor([layout.offsets[i] for i in self.taken], dtype=torch.int64)
-        self.pointers = (self.rows.data_ptr(), self.length.data_ptr(), self.first.data_ptr())
+        self.rows = [layout.rows[i] for i in self.taken]
+        pieces, slots = _cut(layout, self.taken)
+        self.pieces = torch.tensor(pieces, dtype=torch.int64).reshape(-1, 6)
+        self.slots = sum(slots)
+        self.first = torch.tensor([0, *accumulate(slots)], dtype=torch.int64)
+        self.numel = torch.tensor(layout.segment_numels, dtype=torch.int64)
 
     def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The taken tensors as float32 in one piece of memory, copied only where they are not."""
-        found = []
-        for i, rows in zip(self.taken, self.row_counts, strict=True):
-            tensor = tensors[i]
-            assert tensor is not None
-            if not self.real or not in_one_piece(tensor, rows):
-                tensor = as_rows(tensor.resolve_neg(), rows).float().contiguous()
-            found.append(tensor)
-        return found
+        found = [there(tensors[i]) for i in self.taken]
+        if self.real and all_in_one_piece(found):
+            return found
+        return [
+            tensor
+            if self.real and in_one_piece(tensor, rows)
+            else as_rows(tensor.resolve_neg(), rows).float().contiguous()
+            for tensor, rows in zip(found, self.rows, strict=True)
+        ]
 
     def launch(self, kernel: str, values: list[Tensor], *rest: int) -> None:
         """Run a kernel on the values of the taken tensors."""
         # The kernels trust the plan: what is not as large as it says would be read beyond its end.
-        if tuple(value.numel() for value in values) != self.numels:
+        if tuple(map(Tensor.numel, values)) != self.numels:
             raise ValueError("the tensors are not those of the layout")
-        launch(kernel, self.numels, (addresses(values), *self.pointers), *rest)
+        lists = (addresses(values), self.pieces.data_ptr())
+        launch(kernel, self.total, len(self.pieces), lists, *rest)
+
+
+def _cut(layout: Layout, taken: list[int]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The taken tensors in pieces (`struct piece`), and how many slots each segment has."""
+    pieces: list[tuple[int, ...]] = []
+    slots = [0] * layout.segments
+    slot = 0
+    for owner, i in enumerate(taken):
+        rows, first = layout.rows[i], layout.offsets[i]
+        length = layout.numels[i] // rows
+        starts = range(0, length, PIECE)
+        slots[first : first + rows] = [len(starts)] * rows
+        together = max(PIECE // length, 1)  # rows that fit into one piece
+        for row in range(0, rows, together):
+            held = min(together, rows - row)
+            for at in starts:
+                values = min(PIECE, length - at)
+                pieces.append((owner, row * length + at, held, values, first + row, slot))
+                slot += held
+    return pieces, slots
 
 
 def measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -> Stats:
-    """Measure every segment; see `gradwise.backends.measure`. Extremes cost nothing here."""
+    """Measure every segment; see `gradwise.backends.measure`."""
     plan = layout.cached("native plan", lambda: _Plan(layout))
     segments = layout.segments
-    out = torch.zeros(6, segments, dtype=torch.float64)
-    square = torch.zeros(segments, dtype=torch.float64)
-    if plan.taken:
-        values = plan.values(tensors)  # kept until the kernels have read them
-        plan.launch("gradwise_measure", values, segments, out.data_ptr(), square.data_ptr())
-    mean, m2, nonfinite, low, high, zeros = out.unbind()
-    sound = (m2 > CANCELLED * square) | (square == 0)  # not so: NaN, infinite, constant, nearly so
-    flags = sound.tolist()
-    if not all(flags) or plan.other:
-        for i in {*plan.other, *_owners(layout, flags)}:
-            tensor = tensors[i]
-            assert tensor is not None
-            again = reference.tensor_stats(tensor, layout.rows[i], extremes=True)
+    out = torch.empty(4, segments, dtype=torch.float64)
+    counts = torch.empty(3, segments, dtype=torch.int64)
+    part = torch.empty(plan.slots, 6, dtype=torch.float64)
+    values = plan.values(tensors)  # kept until the kernels have read them
+    plan.launch("gradwise_measure", values, extremes, part.data_ptr())
+    lists = (part.data_ptr(), plan.first.data_ptr(), plan.numel.data_ptr())
+    into = (out.data_ptr(), counts.data_ptr())
+    unsound = launch("gradwise_collect", plan.slots, segments, lists, *into)
+    mean, m2, low, high = out.unbind()
+    nonfinite, zeros, poor = counts.unbind()
+    if unsound or plan.other:
+        for i in {*plan.other, *_owners(layout, poor.tolist())}:
+            again = reference.tensor_stats(there(tensors[i]), layout.rows[i], extremes=True)
             place = slice(layout.offsets[i], layout.offsets[i] + layout.rows[i])
-            out[:, place] = torch.stack([v.double() for v in again if v is not None])
-    return Stats(mean, m2, nonfinite.long(), low, high, zeros.long())
+            for vector, right in zip((mean, m2, nonfinite, low, high, zeros), again, strict=True):
+                vector[place] = there(right)
+    if not extremes:
+        return Stats(mean, m2, nonfinite, None, None, None)
+    return Stats(mean, m2, nonfinite, low, high, zeros)
 
 
 def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int]) -> bool:
     """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
-    if not all(t.dtype == torch.float32 and in_one_piece(t) for t in tensors):
-        return False
     key = ("native apply", tuple(which))
     plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
-    scale, shift = (
-        torch.full((layout.segments,), default, dtype=torch.float64)
-        if vector is None
-        else vector.double().expand(layout.segments).contiguous()
-        for vector, default in ((affine.scale, 1.0), (affine.shift, 0.0))
-    )
-    plan.launch("gradwise_apply", tensors, scale.data_ptr(), shift.data_ptr())
+    if not plan.real or plan.other or not all_in_one_piece(tensors):
+        return False
+    scale = _NO_SCALE if affine.scale is None else affine.scale.double().contiguous()
+    shift = _NO_SHIFT if affine.shift is None else affine.shift.double().contiguous()
+    map_ = (scale.data_ptr(), scale.dim(), shift.data_ptr(), shift.dim())
+    plan.launch("gradwise_apply", tensors, *map_)
     for tensor in tensors:
         if tensor.requires_grad:  # tell autograd what was written behind its back
             torch.autograd.graph.increment_version(tensor)
@@ -111,10 +139,10 @@ def _flags(which: list[int], count: int) -> tuple[bool, ...]:
     return tuple(i in chosen for i in range(count))
 
 
-def _owners(layout: Layout, sound: list[bool]) -> list[int]:
-    """The tensors that have a segment which is not sound."""
+def _owners(layout: Layout, poor: list[int]) -> list[int]:
+    """The tensors that have a segment of which the sums do not tell enough."""
     return [
         i
         for i, (start, rows) in enumerate(zip(layout.offsets, layout.rows, strict=True))
-        if not all(sound[start : start + rows])
+        if any(poor[start : start + rows])
     ]

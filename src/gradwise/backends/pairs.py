@@ -89,7 +89,7 @@ def _sums(
         now, old = [tensors[i] for i in which], [kept[i] for i in which]
         if native:
             sums = torch.empty(rows, len(now), dtype=torch.float64)
-            _launch(kernel, now, old, len(now), sums.data_ptr())
+            _launch(kernel, now, old, sums.data_ptr())
         else:
             sums = plain(now, old)
         sums = sums.to(home, wide_dtype(home), non_blocking=True)
@@ -107,7 +107,8 @@ def _launch(kernel: str, now: list[Tensor], kept: list[Tensor], *rest: int) -> N
     # The kernels trust these numbers: what is smaller would be read and written beyond its end.
     if numels != tuple(tensor.numel() for tensor in kept):
         raise ValueError("the copies are not those of the tensors")
-    launch(kernel, numels, (addresses(now), addresses(kept), integers(numels)), *rest)
+    lists = (addresses(now), addresses(kept), integers(numels))
+    launch(kernel, sum(numels), len(now), lists, *rest)
 
 
 def _differences(now: list[Tensor], kept: list[Tensor]) -> Tensor:

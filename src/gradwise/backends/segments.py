@@ -20,6 +20,12 @@ class Stats(NamedTuple):
     zeros: Tensor | None  # int64; None where extremes were not asked for
 
 
+def there(tensor: Tensor | None) -> Tensor:
+    """A tensor that the layout says is present."""
+    assert tensor is not None
+    return tensor
+
+
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The widest floating-point type that a device computes with."""
     return torch.float32 if device.type == "mps" else torch.float64

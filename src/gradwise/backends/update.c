@@ -17,6 +17,7 @@
 #define BLOCK 512
 #define LANES 32
 #define CONSTANTS 16
+#define SHARED _Pragma("omp parallel for schedule(dynamic) num_threads(threads) if(threads > 1)")
 
 enum kind { SGD, ADAMW, SGDF, HGM, ADAMOMENTUM, ADAREM, OTA };
 enum type { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
@@ -148,12 +149,13 @@ static inline void set_lerp(double *c, double weight)
     c[1] = weight < 0.5 ? weight : -(1 - weight);
 }
 
-/* Whole tensors [from, to): count the step, and put what their blocks need into constant. */
-void gradwise_update_begin(const struct work *w, int64_t from, int64_t to)
+/* Whole tensors: count the step, and put what their blocks need into constant. */
+void gradwise_update_begin(const struct work *w, int64_t tensors, int64_t threads)
 {
     const double *o = w->option, *n = w->option + NUMBER;
 
-    for (int64_t t = from; t < to; t++) {
+    SHARED
+    for (int64_t t = 0; t < tensors; t++) {
         double *c = w->constant + CONSTANTS * t, sum[3] = {0}, top = 0;
         const double step = count(w, t), lr = o[LR];
 
@@ -246,23 +248,28 @@ void gradwise_update_begin(const struct work *w, int64_t from, int64_t to)
 #include "update.c"
 
 /* What whole tensors need of their values, a piece at a time: HGM's products, AdaRem's maximum. */
-void gradwise_update_reduce(const struct work *w, int64_t from, int64_t to)
+void gradwise_update_reduce(const struct work *w, int64_t count, int64_t threads)
 {
-    for (int64_t i = from; i < to; i++)
+    SHARED
+    for (int64_t i = 0; i < count; i++)
         if (w->type[w->owner[i]] == FLOAT64)
             reduce_double(w, i);
         else
             reduce_float(w, i);
 }
 
-/* Pieces [from, to), after gradwise_update_begin. */
-void gradwise_update(const struct work *w, int64_t from, int64_t to)
+/* All pieces, after gradwise_update_begin; backwards, since what was measured or reduced last is
+ * still in a cache. */
+void gradwise_update(const struct work *w, int64_t count, int64_t threads)
 {
-    for (int64_t i = from; i < to; i++)
+    SHARED
+    for (int64_t k = 0; k < count; k++) {
+        const int64_t i = count - 1 - k;
         if (w->type[w->owner[i]] == FLOAT64)
             update_double(w, i);
         else
             update_float(w, i);
+    }
 }
 
 #else /* the arithmetic, in REAL */

@@ -111,9 +111,9 @@ class Update:
         plan.set(lr, coupled, decoupled, maximize, numbers, cosine, fold)
         if plan.taken:
             if plan.reduces and cosine is None:
-                launch("gradwise_update_reduce", plan.sizes, plan.work)
-            launch("gradwise_update_begin", plan.ones, plan.work)
-            launch("gradwise_update", plan.sizes, plan.work)
+                launch("gradwise_update_reduce", plan.values, plan.pieces, plan.work)
+            launch("gradwise_update_begin", 0, len(plan.taken), plan.work)
+            launch("gradwise_update", plan.values, plan.pieces, plan.work)
             _written(plan.params)
         return plan.left
 
@@ -152,7 +152,7 @@ class Update:
         plan.set(0.0, coupled, 0.0, maximize, (0.0,) * len(KERNELS[self.kind].numbers), None, fold)
         out = torch.zeros(3, len(params), dtype=torch.float64)
         if plan.taken:
-            launch("gradwise_update_reduce", plan.sizes, plan.work)
+            launch("gradwise_update_reduce", plan.values, plan.pieces, plan.work)
             out[:, plan.taken] = plan.sums()
         return out, plan.left
 

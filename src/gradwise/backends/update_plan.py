@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradwise.backends.launch import addresses, integers
+from gradwise.backends.launch import PIECE, addresses, integers
 from gradwise.backends.update_inputs import (
     KERNELS,
     PLAIN,
@@ -24,7 +24,6 @@ from gradwise.backends.update_inputs import (
 )
 from gradwise.layout import Layout
 
-PIECE = 1 << 16  # values that stay with one thread; sums do not depend on the number of threads
 NUMBERS = 8  # most numbers of a method
 CONSTANTS = 16  # doubles a tensor that the kernels keep between counting and updating
 _STEP_WIDE, _SCALAR_WIDE = 1, 2  # flags of `wide`: 0-d states are float64 instead of float32
@@ -79,7 +78,6 @@ class Plan:
         self.taken = [i for i, fit in enumerate(fits) if fit]
         self._left = [i for i, fit in enumerate(fits) if not fit]
         self.params = [params[i] for i in self.taken]
-        self.ones = (1,) * len(self.taken)
         self._tables(grads, shaped, scalars, steps, fold)
 
     @property
@@ -208,7 +206,7 @@ class Plan:
             for i in taken
         ]
         lengths = [max(n // self._rows[i], 1) for i, n in zip(taken, numels, strict=True)]
-        self.sizes = tuple(stop - at for (_, at), stop in zip(pieces, stops, strict=True))
+        self.values, self.pieces = sum(numels), len(pieces)
         self._grad = column((grads,), 0)
         self._owner = integers([t for t, _ in pieces])
         self._partial = (ctypes.c_double * (3 * max(len(pieces), 1)))()

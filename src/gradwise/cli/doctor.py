@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-PACKAGES = ("torch", "numpy", "pyarrow", "scipy", "scikit-learn", "rich", "click", "jinja2")
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "pyarrow",
+    "scipy",
+    "scikit-learn",
+    "rich",
+    "click",
+    "jinja2",
+)
 
 
 @click.command(short_help="Show what gradwise sees on this machine, or explain a run.")
@@ -116,6 +126,7 @@ def _device(name: str) -> dict[str, Any]:
     import torch
 
     import gradwise as gw
+    from gradwise.errors import UserError
     from gradwise.lab.device import cores
 
     kind = torch.device(name).type
@@ -126,7 +137,7 @@ def _device(name: str) -> dict[str, Any]:
             grad = torch.ones(2, 2, device=name).to(dtype)
             gw.transforms.Autoscale().update([grad])
             dtypes.append(str(dtype).removeprefix("torch."))
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, UserError) as error:
             if dtype == torch.float32:
                 problem = str(error).splitlines()[0]
     about = ""
@@ -138,18 +149,31 @@ def _device(name: str) -> dict[str, Any]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    import torch
-
     from gradwise import backends
 
     forced = os.environ.get(backends.ENVIRONMENT_VARIABLE)
     rows = []
     for name in backends.available():
-        used = [d for d in ("cpu", "cuda") if backends.choose(torch.device(d), None) == name]
+        used = [device for device in ("cpu", "cuda") if _chosen(device) == name]
         note = f"forced by {backends.ENVIRONMENT_VARIABLE}" if forced == name else ""
         note = backends.missing(name) or note
+        if name == "native" and not note and not backends.native.threaded():
+            note = "on one thread: compiler or torch come without OpenMP"
         rows.append({"backend": name, "used on": used, "note": note})
     return rows
+
+
+def _chosen(device: str) -> str | None:
+    """The backend of a kind of device; None where another one is forced that cannot run there."""
+    import torch
+
+    from gradwise import backends
+    from gradwise.errors import UserError
+
+    try:
+        return backends.choose(torch.device(device))
+    except UserError:
+        return None
 
 
 def _data(data_dir: Path | None) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ class AdamW(ElementwiseOptimizer):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step.
-        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
+        fused: a compiled kernel, on the CPU or a GPU. None: where there is one and `foreach` is
+            None.
 
     Raises:
         UserError: where an argument is out of its bounds.

@@ -50,7 +50,8 @@ class SGD(ElementwiseOptimizer):
         maximize: go up instead of down.
         capturable: accepted, as there is nothing that a CUDA graph could not hold.
         differentiable: let autograd through the step.
-        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
+        fused: a compiled kernel, on the CPU or a GPU. None: where there is one and `foreach` is
+            None.
 
     Raises:
         UserError: where an argument is out of its bounds.

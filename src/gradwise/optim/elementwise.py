@@ -2,7 +2,8 @@
 
 A method gives the formula twice, for one tensor (`_single`, which reads like the paper and runs
 under `differentiable=True`) and for lists of tensors (`_multi`, few calls, any device, compiled by
-torch.compile). On the CPU a compiled kernel may do the same in one pass (`gradwise.backends`).
+torch.compile). A compiled kernel may do the same in one pass (`gradwise.backends`): on the CPU for
+all methods, on a GPU for some.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gradwise.backends import choose, update
+from gradwise.backends.gpu import update as gpu
 from gradwise.errors import UserError
 from gradwise.layout import real_view
 from gradwise.optim.base import FoldingOptimizer, Params, Transforms, check, check_lr
@@ -25,11 +27,12 @@ from gradwise.optim.share import (
     Share,
     as_reals,
     buckets,
+    by_device,
     mapped,
-    on_host,
     part_here,
 )
 
+_Step = update.Update | gpu.Update
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -44,7 +47,8 @@ class ElementwiseOptimizer(FoldingOptimizer):
         maximize: go up instead of down.
         capturable: keep step counts on the device, so that a CUDA graph can hold the step.
         differentiable: let autograd through the step; the plain loop over tensors runs then.
-        fused: a compiled kernel, on the CPU. None: where there is one and `foreach` is None.
+        fused: a compiled kernel, on the CPU or a GPU. None: where there is one and `foreach` is
+            None.
 
     Raises:
         UserError: where an argument is out of its bounds or contradicts another.
@@ -234,26 +238,29 @@ class ElementwiseOptimizer(FoldingOptimizer):
             self._update_one(share.only([i]), fold)
 
     def _by_kernel(self, share: Share, fold: Fold | None) -> list[int]:
-        """Update by the compiled kernel what it takes; the entries of the share that are left."""
+        """Update by compiled kernels what they take; the entries of the share that are left."""
         group = share.group
-        left = list(range(len(share.params)))
-        compiled = self._compiled(share)
-        here = [] if compiled is None else on_host(share.params)
-        if compiled is not None and here:
-            others = sorted(set(left) - set(here))
-            left = compiled(
-                **self._given(share.only(here) if others else share, fold),
-                lr=group["lr"],
-                numbers=self._numbers(group),
-                decoupled=self._decoupled(group),
-                **self._extras(group),
-            )
-            left = sorted([*others, *(here[i] for i in left)])
+        left: list[int] = []
+        for device, here in by_device(share.params).items():
+            step = None if device is None else self._compiled_on(share, device)
+            rest = list(range(len(here)))
+            if step is not None:
+                part = share if len(here) == len(share.params) else share.only(here)
+                rest = step(
+                    **self._given(part, fold),
+                    lr=group["lr"],
+                    numbers=self._numbers(group),
+                    decoupled=self._decoupled(group),
+                    **self._extras(group),
+                )
+            left += [here[i] for i in rest]
+        left.sort()
         if group["fused"] and left and not torch.compiler.is_compiling():
-            first, why = share.params[left[0]], _missing(self._named(group))
+            first = share.params[left[0]]
+            why = self._why_not(group, first.device) or "dense, and in memory as its gradient"
             raise UserError(
                 f"expected what {type(self).__name__}'s compiled kernel takes with fused=True, got "
-                f"{first.dtype} on {first.device}: {why or 'dense and of the CPU, as its gradient'}"
+                f"{first.dtype} on {first.device}: {why}"
             )
         return left
 
@@ -271,17 +278,30 @@ class ElementwiseOptimizer(FoldingOptimizer):
         }
 
     def _named(self, group: Group) -> str | None:
-        """The name of the kernel for a group, None where these options have none."""
+        """The name of the CPU's kernel for a group, None where these options have none."""
         kept = group["capturable"] or group["differentiable"]
         return None if kept else self._kernel(group)
 
-    def _compiled(self, share: Share) -> update.Update | None:
-        """The compiled step of a group, which remembers where its tensors lie; None: by torch."""
-        group, fused = share.group, share.group["fused"]
-        asked = group["foreach"] is None if fused is None else fused
-        if torch.compiler.is_compiling() or not asked:
+    def _compiled_on(self, share: Share, device: torch.device) -> _Step | None:
+        """The compiled step of a group's parameters on a device; None: by torch's own calls."""
+        compiled = self._compiled(share) if device.type == "cpu" else None
+        if compiled is not None or not _asked(share.group):
+            return compiled
+        kernel = self._kernel(share.group)
+        if kernel is None or self._why_not(share.group, device) is not None:
             return None
-        kernel = self._named(group)
+        steps: dict[tuple[int, torch.device, str, bool], gpu.Update]
+        steps = self.__dict__.setdefault("_device_steps", {})  # in no checkpoint and no copy
+        key = (share.number, device, kernel, bool(share.group["capturable"]))
+        if key not in steps:
+            steps[key] = gpu.Update(kernel, key[-1])
+        return steps[key]
+
+    def _compiled(self, share: Share) -> update.Update | None:
+        """The CPU's compiled step of a group, which remembers where its tensors lie."""
+        if not _asked(share.group):
+            return None
+        kernel = self._named(share.group)
         if kernel is None or _missing(kernel) is not None:
             return None
         steps: dict[tuple[int, str], update.Update]
@@ -290,6 +310,16 @@ class ElementwiseOptimizer(FoldingOptimizer):
         if key not in steps:
             steps[key] = update.Update(kernel)
         return steps[key]
+
+    def _why_not(self, group: Group, device: torch.device) -> str | None:
+        """Why there is no compiled step on a device, or None where there is one."""
+        backend = choose(device)
+        if device.type == "cpu" and backend != "triton":
+            return _missing(self._named(group))
+        kernel = None if group["differentiable"] else self._kernel(group)
+        if kernel not in gpu.METHODS:
+            return "there is none for these options there"
+        return None if backend == "triton" else f"the backend is {backend!r}"
 
     def _update_one(self, share: Share, fold: Fold | None) -> None:
         group, target = share.group, share.params[0]
@@ -365,6 +395,13 @@ def _readable(group: Group) -> float | Tensor:
     if kept or lr.device.type != "cpu":
         return lr.reshape(())
     return float(lr.item())
+
+
+def _asked(group: Group) -> bool:
+    """Whether a compiled step is wanted."""
+    fused = group["fused"]
+    asked = group["foreach"] is None if fused is None else bool(fused)
+    return asked and not torch.compiler.is_compiling()
 
 
 def _missing(kernel: str | None) -> str | None:

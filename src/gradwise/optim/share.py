@@ -62,6 +62,20 @@ def on_host(params: list[Tensor]) -> list[int]:
     return [i for i, p in enumerate(params) if p.device.type == "cpu" and type(p) in PLAIN]
 
 
+def by_device(params: list[Tensor]) -> dict[torch.device | None, list[int]]:
+    """The places of what a kernel may be asked to take, by device; None for all others.
+
+    Args:
+        params: of any kind. Complex ones are left out where a new view of them would have the
+            device's tables made anew at every step.
+    """
+    found: dict[torch.device | None, list[int]] = {}
+    for i, param in enumerate(params):
+        taken = type(param) in PLAIN and (param.device.type == "cpu" or not param.is_complex())
+        found.setdefault(param.device if taken else None, []).append(i)
+    return found
+
+
 def buckets(share: Share) -> list[Share]:
     """The share cut by device and type, as calls on lists need it."""
     found: dict[tuple[torch.device, torch.dtype, torch.dtype], list[int]] = {}
