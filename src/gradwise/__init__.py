@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gradwise import optim, transforms
 from gradwise._version import __version__
 from gradwise.affine import Affine
-from gradwise.attach import Attachment, attach, autoscale
+from gradwise.attach import Attachment, InBackward, attach, attach_in_backward, autoscale
 from gradwise.errors import UserError
 from gradwise.moments import Moments, measure
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Affine",
     "Attachment",
+    "InBackward",
     "Moments",
     "UserError",
     "__version__",
     "attach",
+    "attach_in_backward",
     "autoscale",
     "measure",
     "optim",

@@ -1,6 +1,8 @@
 """Sharded parameters on several processes: what one process would have done."""
 
+import contextlib
 import copy
+import sys
 
 import pytest
 import spread_models as spread
@@ -8,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Partial, Shard, distribute_tensor
 
 import gradwise as gw
@@ -291,6 +294,93 @@ def test_partial_sums_are_no_parts(mesh):
     param.grad = None
     with pytest.raises(UserError, match=r"has the placement .*: expected Shard or Replicate"):
         optimizer.step()
+
+
+def test_rows_that_are_dealt_out_in_turns(mesh):
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    _, optimizer, _ = sharded(mesh)
+    placed = DTensor.from_local(torch.ones(4, 4), mesh, [_StridedShard(0, split_factor=2)])
+    optimizer.param_groups[0]["params"][2] = nn.Parameter(placed)
+    with pytest.raises(UserError, match=r"^parameter '\S+' has the placement .* rows out in turns"):
+        optimizer.step()
+
+
+def test_a_gradient_on_another_mesh(mesh):
+    net, optimizer, attachment = sharded(mesh)
+    other = init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "tensor"))["tensor"]
+    net[1].weight.__dict__["_grad"] = None
+    with contextlib.suppress(RuntimeError):  # where torch itself refuses
+        net[1].weight.grad = distribute_tensor(torch.ones(2, 4), other, [Shard(0)])
+        with pytest.raises(UserError, match=r"^expected gradient '1\.weight' to be placed as its"):
+            optimizer.step()
+        assert attachment.moments is None
+
+
+def unresolved(*arguments):
+    raise RuntimeError("Could not resolve the process group registered under the name 7")
+
+
+@pytest.mark.parametrize("case", ["one dimension", "two dimensions", "another world since"])
+def test_a_group_that_is_gone_before_the_first_step(case, mesh, monkeypatch):
+    on = init_device_mesh("cpu", (1, 1)) if case == "two dimensions" else mesh
+    net = nn.Linear(2, 4, bias=False)
+    weight = distribute_tensor(net.weight.detach(), on, [Shard(0)] * on.ndim)
+    net.weight = nn.Parameter(weight)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    gw.autoscale(optimizer, model=net)
+    net.weight.grad = torch.ones_like(net.weight)
+    if case == "another world since":  # whose groups have other names
+        monkeypatch.setattr(sys.modules["gradwise.attach.placement"], "_group", unresolved)
+    else:
+        dist.destroy_process_group()
+    with pytest.raises(
+        UserError, match=r"^the processes that hold 'weight' cannot be reached: the process group"
+    ):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ("data", r"^expected process_group to be a torch\.distributed process group, .* got str$"),
+        ("mesh", r"process group, such as mesh\.get_group\(\) gives, got DeviceMesh$"),
+        ("other", r"^expected process_group to have this process in it, got one without rank 0: "),
+        ("gone", r"^expected process_group of processes that can be reached, got one before "),
+    ],
+)
+def test_what_is_no_group_of_this_process(group, told, mesh):
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    given = {"data": "data", "mesh": mesh, "other": dist.GroupMember.NON_GROUP_MEMBER}
+    given["gone"] = dist.group.WORLD
+    if group == "gone":
+        dist.destroy_process_group()
+    with pytest.raises(UserError, match=told):
+        gw.attach(optimizer, gw.transforms.Autoscale(), process_group=given[group])
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_steps_within_backward_are_refused_for_shards(mesh):
+    net, optimizer, _ = sharded(mesh)
+    with pytest.raises(UserError, match=r"^expected parameters that are whole .* within backward"):
+        gw.attach_in_backward([optimizer], gw.transforms.Autoscale(), lagged=True)
+    plain = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    gw.attach_in_backward([plain], gw.transforms.Autoscale(), lagged=True)
+    plain.param_groups[0]["params"][:] = net[1].parameters()  # sharded later
+    with pytest.raises(UserError, match=r"^expected parameters that are whole .* within backward"):
+        plain.step()
+
+
+def test_fsdp_steps_within_backward(mesh):
+    # FSDP2 calls the hooks from a backward function of its own.
+    net = fully_shard(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), mesh=mesh)
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in net.parameters()}
+    for param, optimizer in optimizers.items():
+        gw.autoscale(optimizer)
+        param.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    with pytest.raises(UserError, match=r"needs all gradients, but this optimizer steps within"):
+        net(torch.ones(3, 4)).square().mean().backward()
 
 
 def the_group_is_gone(rank, world):

@@ -3,7 +3,11 @@
     python ranks.py FOLDER
 
 writes into the folder what each process found. The processes are forks of one that has imported
-everything and trained nothing.
+everything and trained nothing. Where a launcher has started this process as one of several,
+
+    torchrun --nproc-per-node 2 ranks.py FOLDER
+
+it is one of two that train under Accelerate.
 """
 
 from __future__ import annotations
@@ -40,8 +44,11 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
     return cross_entropy(model(batch[0]), batch[1])
 
 
-def report(folder: Path, name: str, rank: int, watch: Any, model: nn.Module) -> None:
+def report(
+    folder: Path, name: str, rank: int, watch: Any, model: nn.Module, events: Any = ()
+) -> None:
     found = {
+        "events": list(events),
         "path": None if watch.path is None else str(watch.path),
         "step": watch.step,
         "params": [p.detach() for p in model.parameters()],
@@ -62,16 +69,21 @@ def under_accelerate(folder: Path) -> None:
     assert isinstance(model, nn.parallel.DistributedDataParallel)
     out = folder / "accelerate"
     made = watch(accelerator, optimizer, model, out, transforms=[Autoscale()], noise_every=1)
+    events: list[str] = []
+    made.attachment.readers.append(lambda *_: events.append("read"))
+    made.optimizer.register_step_post_hook(lambda *_: events.append("update"))
     for batch in batches(accelerator.process_index):
         with accelerator.accumulate(model):
             loss = loss_of(model, batch)
             accelerator.backward(loss)
+            events.append("backward")
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                events.append("clip")
             optimizer.step()
             optimizer.zero_grad()
         accelerator.log({"loss": loss.detach()})
-    report(folder, "accelerate", accelerator.process_index, made, model)
+    report(folder, "accelerate", accelerator.process_index, made, model, events)
     accelerator.end_training()
 
 
@@ -124,6 +136,9 @@ def main() -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of three libraries; the tests see those of one process
+    if "WORLD_SIZE" in os.environ:
+        under_accelerate(folder)
+        return
     from accelerate.launchers import debug_launcher
 
     debug_launcher(under_accelerate, (folder,), num_processes=2)

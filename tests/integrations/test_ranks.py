@@ -22,22 +22,39 @@ for library in ("accelerate", "lightning"):
 if not torch.distributed.is_available() or sys.platform == "win32":
     pytest.skip("this torch has no gloo to fork", allow_module_level=True)
 
-NAMES = ("accelerate", "lightning")
+NAMES = ("accelerate", "lightning", "torchrun")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
+def run_script(folder: Path, *launcher: str) -> None:
     script = Path(__file__).with_name("ranks.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        [sys.executable, *(("-m", *launcher) if launcher else ()), str(script), str(folder)],
+        env={
+            **{k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")},
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each kind of processes has left what it found."""
+    forked = tmp_path_factory.mktemp("ranks")
+    run_script(forked)
+    launched = tmp_path_factory.mktemp("launched")
+    run_script(launched, *TORCHRUN)
+    return {"accelerate": forked, "lightning": forked, "torchrun": launched}
+
+
+def host(name: str) -> str:
+    return "accelerate" if name == "torchrun" else name
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +70,8 @@ def expected() -> tuple[Spy, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rank_zero_records(folder: Path, name: str) -> None:
+def test_rank_zero_records(folders: dict[str, Path], name: str) -> None:
+    folder, name = folders[name], host(name)
     first, second = (torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1))
     assert first["step"] == STEPS - 1
     assert Path(first["path"]).is_relative_to(folder / name)
@@ -66,7 +84,10 @@ def test_rank_zero_records(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_values_are_of_all_processes(folder: Path, name: str, expected: Any) -> None:
+def test_the_values_are_of_all_processes(
+    folders: dict[str, Path], name: str, expected: Any
+) -> None:
+    folder, name = folders[name], host(name)
     spy, read = expected
     found = torch.load(folder / f"{name}-0.pt")
     run = gw.watch.load(found["path"])
@@ -79,3 +100,10 @@ def test_the_values_are_of_all_processes(folder: Path, name: str, expected: Any)
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-6)
     assert column(run, "backwards") == [2] * STEPS
     assert sorted(noted(run, "loss")) == list(range(STEPS))
+
+
+@pytest.mark.parametrize("name", ["accelerate", "torchrun"])
+def test_the_order_of_events_on_each(folders: dict[str, Path], name: str) -> None:
+    for rank in (0, 1):
+        found = torch.load(folders[name] / f"accelerate-{rank}.pt")
+        assert found["events"] == STEPS * ["backward", "backward", "clip", "read", "update"]

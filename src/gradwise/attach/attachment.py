@@ -15,7 +15,7 @@ from torch import Tensor
 from gradwise import backends
 from gradwise.affine import Affine
 from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, plain, unflatten
-from gradwise.attach.hook import StepHook
+from gradwise.attach.hook import StepHook, within_backward
 from gradwise.attach.placement import spread_over_processes
 from gradwise.attach.shards import Shards, Spread
 from gradwise.errors import UserError
@@ -255,6 +255,7 @@ class Attachment:
         if torch.compiler.is_compiling():
             grads, layout = [p.grad for p in params], self._ready
         else:
+            self._check_moment(params)
             grads = self._parts(params)
             layout = self._layout(grads)
         assert layout is not None
@@ -278,11 +279,24 @@ class Attachment:
         ok = moments.all_finite
         if found_inf is not None:
             ok = ok & (found_inf.to(moments.device) == 0).all()
-        affine, state = decide(self.transform, moments, self._state_for(moments), ok)
+        affine, state = self._choose(moments, ok)
         stored = affine if scale is None else affine.in_units_of(scale)
         if shards is not None:
             stored = shards.part(stored, layout)
         return _Decision(grads, layout, moments, affine, stored, state, ok)
+
+    def _choose(self, moments: Moments, ok: Tensor) -> tuple[Affine, State]:
+        """The map for these moments, in their unit, and the state after them."""
+        return decide(self.transform, moments, self._state_for(moments), ok)
+
+    def _check_moment(self, params: list[Tensor]) -> None:
+        """Refuse a step that comes before all gradients are there, where that matters."""
+        if self.transform.common and within_backward(params):
+            raise UserError(
+                f"{self.transform.name} needs all gradients, but this optimizer steps within "
+                "backward, where others do not exist yet: call step() after backward, or use "
+                "gradwise.attach_in_backward(optimizers, ..., lagged=True)"
+            )
 
     def _state_for(self, moments: Moments) -> State:
         """The state to go on from, on the moments' device."""
@@ -342,17 +356,25 @@ def install(
     transform: Transform,
     names: Mapping[int, str],
     spread: Spread | None = None,
+    make: Callable[..., Attachment] = Attachment,
 ) -> Attachment:
     """Attach transforms in the place of those before, whose names and observers stay.
 
     So does what was known of other processes, unless `spread` says something else.
+
+    Args:
+        optimizer: a torch optimizer.
+        transform: the transforms, as one.
+        names: of parameters, by their id.
+        spread: which processes hold other parameters; None for what was known.
+        make: makes the attachment of the four.
     """
     before = attachment_of(optimizer)
     if before is not None:
         before.detach()
         names = {**before._names, **names}
         spread = before.spread if spread is None else spread
-    attachment = Attachment(optimizer, transform, names, spread)
+    attachment = make(optimizer, transform, names, spread)
     if before is not None:  # the same lists: who observes may still leave by the old attachment
         attachment.readers, attachment.observers = before.readers, before.observers
         attachment.extremes = before.extremes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from gradwise.attach.attachment import Attachment, attachment_of, install
+from gradwise.attach.placement import check_group
 from gradwise.attach.shards import Replicated, Spread
 from gradwise.errors import UserError
 from gradwise.transforms import Autoscale, Transform, chain
@@ -36,12 +38,20 @@ def unwrapped(optimizer: object) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _names_in(model: nn.Module | None) -> dict[int, str]:
+def names_in(model: nn.Module | None) -> dict[int, str]:
+    """The names of a model's parameters by their id; none without one."""
     return {} if model is None else {id(p): name for name, p in model.named_parameters()}
 
 
 def _kind(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_transforms(transforms: Sequence[object]) -> None:
+    """Raise a `UserError` where something else is among them."""
+    for transform in transforms:
+        if not isinstance(transform, Transform):
+            raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
 
 
 def attach(
@@ -76,7 +86,9 @@ def attach(
         copy the attachment.
 
     Raises:
-        UserError: where the first argument is no optimizer or one of the others no transform.
+        UserError: where the first argument is no optimizer, one of the others no transform, or
+            `process_group` no group of this process; at a step, where that runs within backward and
+            the transforms need all gradients.
 
     Examples:
         >>> import torch, gradwise as gw
@@ -89,13 +101,13 @@ def attach(
         (('weight', 'bias'), 11.3137)
     """
     optimizer = unwrapped(optimizer)
-    for transform in transforms:
-        if not isinstance(transform, Transform):
-            raise UserError(f"expected transforms like ClipNorm(1.0), got {_kind(transform)}")
+    check_transforms(transforms)
     if replicated is not None and process_group is None:
         raise UserError("expected process_group together with replicated, got none")
+    if process_group is not None:
+        check_group(process_group)
     spread = None if process_group is None else Spread(process_group, replicated)
-    return install(optimizer, chain(*transforms), _names_in(model), spread)
+    return install(optimizer, chain(*transforms), names_in(model), spread)
 
 
 def attached(
@@ -114,7 +126,7 @@ def attached(
     attachment = attachment_of(optimizer)
     if attachment is None:
         return attach(optimizer, model=model)
-    attachment.rename(_names_in(model))
+    attachment.rename(names_in(model))
     return attachment
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _STEP_MODULE = "torch.optim.optimizer"  # where torch's wrapper around every `step` lives
+_ENGINE_CALL = "_engine_run_backward"  # what calls the engine
+_FUNCTION_MODULE = "torch.autograd.function"  # where the engine calls Python's backward functions
 
 
 class StepHook:
@@ -54,6 +57,38 @@ class StepHook:
         if len(args) > 1:
             return (args[0], closure_then_run, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_run}
+
+
+def within_backward(params: Iterable[Tensor]) -> bool:
+    """Whether a backward pass is under way whose hooks on these parameters may be what runs.
+
+    A step there comes before the gradients of other parameters exist. A loop of its own inside of
+    somebody's backward function is none.
+
+    Args:
+        params: an optimizer's.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    # A node that accumulates says for whom; torch's FSDP calls the hooks from nodes that do not.
+    mine = getattr(torch._C._current_autograd_node(), "variable", None)
+    return any(p is mine or getattr(p, "_post_accumulate_grad_hooks", None) for p in params)
+
+
+def within_nested_backward() -> bool:
+    """Whether the backward pass that runs this was called by another one, on its way.
+
+    So do activation checkpoints with `use_reentrant=True`. Only the call stack knows: from the call
+    of the pass that this is in, it goes on to a backward function.
+    """
+    called = False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if called and frame.f_globals.get("__name__") == _FUNCTION_MODULE:
+            return True
+        called = called or frame.f_code.co_name == _ENGINE_CALL
+        frame = frame.f_back
+    return False
 
 
 def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +41,7 @@ class Ring:
             UserError: where the processes cannot be reached any more.
         """
         if not dist.is_initialized():  # a group may outlive that, but not all its processes
-            raise UserError(
-                f"the processes that hold {self.name} cannot be reached: the process group was "
-                "destroyed"
-            )
+            raise _gone(self.name)
         device = values.device
         if self.mesh is not None and self.mesh.device_type != device.type:
             # Gradients that were offloaded to the host: their group speaks by its own devices.
@@ -140,6 +138,9 @@ def placement_of(param: Any, name: str) -> Placement:
                 f"parameter {name!r} has the placement {one}: expected Shard or Replicate on "
                 "every dimension of its mesh"
             )
+    if not dist.is_initialized():
+        raise _gone(repr(name))
+    _check_strides(param, name)
     here = mesh.get_coordinate()
     if here is None:
         raise UserError(
@@ -150,6 +151,60 @@ def placement_of(param: Any, name: str) -> Placement:
         return Placement(name, _ring(mesh, name), placements)
     counts = all(at == 0 for at, one in zip(here, placements, strict=True) if one.is_replicate())
     return Placement(name, _ring(mesh, name), placements, _first_row(param), counts)
+
+
+def check_group(group: Any) -> None:
+    """Refuse what is no group of this process and others.
+
+    Args:
+        group: a `process_group` that somebody gave.
+
+    Raises:
+        UserError: where it is none, was destroyed, or does not have this process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise UserError(
+            "expected process_group of processes that can be reached, got one before "
+            "torch.distributed.init_process_group or after destroy_process_group"
+        )
+    try:
+        rank = dist.get_rank(group)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"expected process_group to be a torch.distributed process group, such as "
+            f"mesh.get_group() gives, got {type(group).__name__}"
+        ) from error
+    if rank < 0:
+        raise UserError(
+            f"expected process_group to have this process in it, got one without rank "
+            f"{dist.get_rank()}: pass the group of which it is a member"
+        )
+
+
+def _gone(name: str) -> UserError:
+    return UserError(
+        f"the processes that hold {name} cannot be reached: the process group was destroyed"
+    )
+
+
+def _check_strides(param: Any, name: str) -> None:
+    """Refuse parts whose rows are not next to each other in the whole.
+
+    FSDP2 over tensor parallel says by a stride that the later dimensions of the mesh cut first;
+    then they are.
+    """
+    sizes, placements = param.device_mesh.shape, param.placements
+    for i, one in enumerate(placements):
+        stride = getattr(one, "split_factor", None)
+        if stride is None or one.dim != 0:
+            continue
+        later = [n for n, p in zip(sizes[i + 1 :], placements[i + 1 :], strict=True)
+                 if getattr(p, "dim", None) == 0]  # fmt: skip
+        if stride != math.prod(later):
+            raise UserError(
+                f"parameter {name!r} has the placement {one}, which deals its rows out in turns: "
+                "expected Shard or Replicate, so that each process has rows in a row"
+            )
 
 
 def _first_row(param: Any) -> int:
@@ -173,7 +228,11 @@ _GROUPS: dict[tuple[Any, ...], Any] = {}  # a process group is dear, and paramet
 def _ring(mesh: Any, name: str) -> Ring:
     """The processes of a mesh."""
     ranks = tuple(mesh.mesh.flatten().tolist())
-    return Ring(_group(mesh, ranks), len(ranks), repr(name), mesh, ranks)
+    try:
+        group = _group(mesh, ranks)
+    except (RuntimeError, ValueError) as error:  # of a mesh that is older than the processes' group
+        raise _gone(repr(name)) from error
+    return Ring(group, len(ranks), repr(name), mesh, ranks)
 
 
 def _group(mesh: Any, ranks: tuple[int, ...]) -> Any:

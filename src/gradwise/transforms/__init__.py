@@ -6,6 +6,7 @@ from gradwise.transforms._autoscale import Autoscale
 from gradwise.transforms._center import Center
 from gradwise.transforms._chain import Chain, chain
 from gradwise.transforms._clip import ClipNorm
+from gradwise.transforms._lagged import Lagged
 from gradwise.transforms._zclip import ZClip
 from gradwise.transforms._znorm import ZNorm
 from gradwise.transforms.base import State, Transform, decide
@@ -17,6 +18,7 @@ __all__ = [
     "Center",
     "Chain",
     "ClipNorm",
+    "Lagged",
     "State",
     "Transform",
     "ZClip",

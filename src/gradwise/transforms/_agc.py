@@ -46,6 +46,7 @@ class AGC(Transform):
 
     per: Per = "row"
     needs_params = True
+    common = ()
 
     def __init__(
         self, clipping: float = 0.01, eps: float = 1e-3, exclude: Sequence[str] = ()
@@ -61,12 +62,15 @@ class AGC(Transform):
     def __repr__(self) -> str:
         return f"AGC(clipping={self.clipping}, eps={self.eps}, exclude={self.exclude})"
 
+    def check(self, names: Sequence[str]) -> None:
+        """Raise a `UserError` where `exclude` has a name that is none of them."""
+        unknown = set(self.exclude) - set(names)
+        if unknown:
+            raise UserError(f"AGC excludes {sorted(unknown)[0]!r}, which is no parameter's name")
+
     def __call__(self, moments: Moments, state: State) -> tuple[Affine, State]:
         """One factor a unit; see `Transform`."""
         assert moments.params is not None
-        unknown = set(self.exclude) - set(moments.names)
-        if unknown:
-            raise UserError(f"AGC excludes {sorted(unknown)[0]!r}, which is no parameter's name")
         bound = self.clipping * moments.params.norm.clamp(min=self.eps)
         norm = moments.norm
         scale = torch.where(norm > bound, bound / norm, 1.0)

@@ -44,6 +44,7 @@ class AutoClip(Transform):
     """
 
     growing = ("history",)
+    common = ("scale",)
 
     def __init__(self, percentile: float = 10.0) -> None:
         if not 0 <= percentile <= 100:

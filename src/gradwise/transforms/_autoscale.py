@@ -117,6 +117,8 @@ class Autoscale(Transform):
         (tensor([[-1.,  1.]]), 0.01)
     """
 
+    common = ("scale",)
+
     def __init__(self, rule: Rule = "trend") -> None:
         if rule not in _RULES:
             raise UserError(f"expected rule to be one of {', '.join(get_args(Rule))}, got {rule!r}")

@@ -41,6 +41,8 @@ class Center(Transform):
                 [ 0.,  0.]])
     """
 
+    common = ()
+
     def __init__(self, per: Per = "tensor") -> None:
         if per not in ("tensor", "row"):
             raise UserError(f"expected per to be 'tensor' or 'row', got per={per!r}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradwise.affine import Affine
 from gradwise.moments import Moments
-from gradwise.transforms.base import State, Transform
+from gradwise.transforms.base import Part, State, Transform
 
 
 class Chain(Transform):
@@ -25,6 +27,8 @@ class Chain(Transform):
         self.per = "row" if any(t.per == "row" for t in flat) else "tensor"
         self.needs_params = any(t.needs_params for t in flat)
         self.growing = tuple(self._key(i, key) for i, t in enumerate(flat) for key in t.growing)
+        parts: tuple[Part, ...] = ("scale", "shift")
+        self.common = tuple(part for part in parts if any(part in t.common for t in flat))
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.transforms))})"
@@ -42,19 +46,36 @@ class Chain(Transform):
             for key, value in transform.init(moments).items()
         }
 
+    def check(self, names: Sequence[str]) -> None:
+        """Let every link check the names; see `Transform`."""
+        for transform in self.transforms:
+            transform.check(names)
+
     def __call__(self, moments: Moments, state: State) -> tuple[Affine, State]:
         """The composed map; see `Transform`."""
+        affines, new = self.each(moments, state)
         total = Affine()
+        for affine in affines:
+            total = total.then(affine, moments.layout)
+        return total, new
+
+    def each(self, moments: Moments, state: State) -> tuple[list[Affine], State]:
+        """The links' maps, not composed, and the state after them."""
+        affines: list[Affine] = []
         new: State = {}
         for i, transform in enumerate(self.transforms):
             prefix = self._key(i, "")
-            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            affine, own = transform(moments, own)
+            affine, own = transform(moments, self.state_of(i, state))
             new |= {prefix + key: value for key, value in own.items()}
-            total = total.then(affine, moments.layout)
+            affines.append(affine)
             if i + 1 < len(self.transforms):
                 moments = moments.through(affine)
-        return total, new
+        return affines, new
+
+    def state_of(self, i: int, state: State) -> State:
+        """A link's own part of the chain's state, by its own keys."""
+        prefix = self._key(i, "")
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
     def _key(self, i: int, key: str) -> str:
         return f"{i}.{self.transforms[i].name}.{key}"

@@ -47,6 +47,8 @@ class ClipNorm(Transform):
         tensor([0.6000, 0.8000])
     """
 
+    common = ("scale",)
+
     def __init__(self, max_norm: float) -> None:
         if not max_norm > 0:
             raise UserError(f"expected max_norm > 0, got max_norm={max_norm}")

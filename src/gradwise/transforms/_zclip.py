@@ -45,6 +45,8 @@ class ZClip(Transform):
         tensor([0.6000, 0.8000])
     """
 
+    common = ("scale",)
+
     def __init__(
         self,
         warmup: int = 25,

@@ -51,6 +51,7 @@ class ZNorm(Transform):
         if not eps >= 0:
             raise UserError(f"expected eps >= 0, got eps={eps}")
         self.scope = per
+        self.common = ("scale", "shift") if per == "global" else ()
         self.eps = eps
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from gradwise.layout import Per
 from gradwise.moments import Moments, measure
 
 State = dict[str, Tensor]
+Part = Literal["scale", "shift"]
 
 
 class Transform(ABC):
@@ -28,11 +29,15 @@ class Transform(ABC):
         per: the segments it needs, "tensor" or "row"; it also works on a finer cut.
         needs_params: whether it needs `moments.params`.
         growing: keys of the state's entries that get longer from step to step.
+        common: parts of its map that depend on other tensors or on earlier steps. The rest follows
+            from this step's moments of the tensor alone, so that it can be decided for one tensor
+            before the others' gradients are there.
     """
 
     per: Per = "tensor"
     needs_params: bool = False
     growing: tuple[str, ...] = ()
+    common: tuple[Part, ...] = ("scale", "shift")
 
     def init(self, moments: Moments) -> State:
         """State before the first step, on the moments' device."""
@@ -41,6 +46,9 @@ class Transform(ABC):
     @abstractmethod
     def __call__(self, moments: Moments, state: State) -> tuple[Affine, State]:
         """The map for these moments, and the state after them; neither argument is changed."""
+
+    def check(self, names: Sequence[str]) -> None:  # noqa: B027  # most have nothing to check
+        """Raise a `UserError` where it speaks of a parameter that is not among `names`."""
 
     @property
     def name(self) -> str:
@@ -124,16 +132,25 @@ def decide(
         ok: 0-d bool; False leaves gradients and state as they are. None: all values are finite.
 
     Returns:
-        The transform's answer where `ok`, the identity and the old state elsewhere, chosen on the
-        device. State that grows (a history) gets NaN for a step that does not count.
+        The transform's answer where `ok`, the identity and the old state elsewhere; see `keep`.
     """
     if transform.needs_params and moments.params is None:
         raise ValueError(f"{transform.name} relates gradients to parameters: pass params=")
+    transform.check(moments.names)
     if ok is None:
         ok = moments.all_finite
     affine, new = transform(moments, state)
-    kept = {key: _keep(ok, value, state.get(key)) for key, value in new.items()}
-    return affine.where(ok), kept
+    if backends.on_host(ok) and ok:  # what follows would choose the same, in many small calls
+        return affine, new
+    return affine.where(ok), keep(ok, new, state)
+
+
+def keep(ok: Tensor, new: State, old: State) -> State:
+    """The new state where the 0-d `ok` holds, the old one elsewhere, chosen on the device.
+
+    State that grows (a history) gets NaN for a step that does not count.
+    """
+    return {key: _keep(ok, value, old.get(key)) for key, value in new.items()}
 
 
 def _keep(ok: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
