@@ -54,7 +54,7 @@ class _Plan:
 
     def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The taken tensors as float32 in one piece of memory, copied only where they are not."""
-        found = [there(tensors[i]) for i in self.taken]
+        found = [tensor for i in self.taken if (tensor := tensors[i]) is not None]
         if self.real and all_in_one_piece(found):
             return found
         return [

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gradwise import backends
 from gradwise.affine import Affine
 from gradwise.errors import UserError
 from gradwise.moments import Moments
@@ -150,11 +151,9 @@ class Autoscale(Transform):
         step = state["step"] + 1
         memory = torch.where(state["step"] == 0, log_sigma, state["memory"])
         alpha, memory = _RULES[self.rule](log_sigma, memory, step)
-        alpha = torch.where(sound, alpha, 1.0)
-        new = {
-            "alpha": alpha,
-            "sigma": sigma,
-            "step": torch.where(sound, step, state["step"]),
-            "memory": torch.where(sound, memory, state["memory"]),
-        }
+        if not backends.holds(sound):
+            alpha = torch.where(sound, alpha, 1.0)
+            step = torch.where(sound, step, state["step"])
+            memory = torch.where(sound, memory, state["memory"])
+        new = {"alpha": alpha, "sigma": sigma, "step": step, "memory": memory}
         return Affine(alpha, moments.expand(moments_t.mean), layout.eligible), new

@@ -140,7 +140,7 @@ def decide(
     if ok is None:
         ok = moments.all_finite
     affine, new = transform(moments, state)
-    if backends.on_host(ok) and ok:  # what follows would choose the same, in many small calls
+    if backends.holds(ok):  # what follows would choose the same, in many small calls
         return affine, new
     return affine.where(ok), keep(ok, new, state)
 
