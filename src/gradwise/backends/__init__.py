@@ -91,7 +91,7 @@ def choose(device: torch.device, backend: str | None = None) -> str:
 
 
 def holds(flag: Tensor) -> bool:
-    """Whether a 0-d bool is known to be true: where to ask waits for nothing, and nothing is traced.
+    """Whether a 0-d bool is known to be true: asking waits for nothing, and nothing is traced.
 
     False says nothing. It is the answer for all that lies on an accelerator, and with a backend
     that was forced and stands in for an accelerator's.
