@@ -93,6 +93,7 @@ def band(
     label: str,
     color: str | None = None,
     marker: str | None = None,
+    geometric: bool = False,
 ) -> None:
     """Draw the mean over seeds as a line, and its 95 % interval (Student's t) as a band.
 
@@ -105,8 +106,13 @@ def band(
         label: for the legend.
         color: the next of the cycle where it is None.
         marker: as matplotlib calls them; None for none.
+        geometric: take mean and interval of logarithms, as fits values > 0 on a logarithmic axis,
+            which an interval around the plain mean may leave through the bottom.
     """
     table = np.asarray(values, dtype=float).reshape(len(values), -1)
+    if geometric:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            table = np.log(table)
     table = np.where(np.isfinite(table), table, np.nan)
     count = np.isfinite(table).sum(axis=0)
     mean = np.full(table.shape[1], np.nan)
@@ -118,9 +124,11 @@ def band(
         if count[at] > 1:
             spread = column.std(ddof=1) / np.sqrt(count[at])
             half[at] = float(stats.t.ppf(0.975, count[at] - 1)) * spread
+    low, high = mean - half, mean + half
+    if geometric:
+        low, mean, high = np.exp(low), np.exp(mean), np.exp(high)
     taken = sum(1 for line in axis.lines if not line.get_label().startswith("_"))
     dash = _DASHES[taken // len(COLORS) % len(_DASHES)]
     (line,) = axis.plot(x, mean, dash, label=label, color=color, marker=marker, markersize=4)
     if len(table) > 1:
-        low, high = mean - half, mean + half
         axis.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)

@@ -77,7 +77,8 @@ def global_std(found: Found) -> Picture:
             for color, (method, ones) in zip(COLORS, by.items(), strict=False):
                 if ones:
                     steps, values = _stretches(ones, [one.sigma[:, None] for one in ones])
-                    band(axis, steps, [[*row] for row in 10 ** values[:, :, 0]], method, color)
+                    rows = [[*row] for row in 10 ** values[:, :, 0]]
+                    band(axis, steps, rows, method, color, geometric=True)
                     axis.set_yscale("log")
             axis.set_title(shown(model))
             axis.set_xlabel("step")
@@ -89,7 +90,7 @@ def global_std(found: Found) -> Picture:
         return Picture(
             "global-std",
             "Standard deviation of all gradients together, each tensor around its own mean, before "
-            "the transform. Means over seeds with 95 % intervals.",
+            "the transform. Geometric means over seeds with 95 % intervals.",
             "Lines of the global standard deviation over steps with bands on a logarithmic axis, "
             "one panel for each model.",
             svg(figure),

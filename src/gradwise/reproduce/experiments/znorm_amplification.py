@@ -213,7 +213,7 @@ def _picture(found: Found) -> Picture:
                 rows = [one.profile for one in by[method].values()]
                 if rows:
                     depth = [float(place) for place in range(1, len(rows[0]) + 1)]
-                    band(axis, depth, rows, method, color, marker=".")
+                    band(axis, depth, rows, method, color, marker=".", geometric=True)
             axis.axhline(1, color="#6b6b6b", linestyle=":", linewidth=0.8)
             axis.set_yscale("log")
             axis.set_title(shown(model))
@@ -222,8 +222,9 @@ def _picture(found: Found) -> Picture:
         grid[0][0].legend()
         return Picture(
             "factors",
-            "What each weight tensor's gradient is multiplied with, median of the steps; means "
-            "over seeds with 95 % intervals. Above the dotted line it is amplified.",
+            "What each weight tensor's gradient is multiplied with, median of the steps; "
+            "geometric means over seeds with 95 % intervals. Above the dotted line it is "
+            "amplified.",
             "Lines of factors over layers on a logarithmic axis, one panel for each model: "
             "ZNorm's, a factor for each layer, and autoscale's, one for all.",
             svg(figure),
