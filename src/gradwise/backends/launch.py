@@ -40,11 +40,9 @@ def in_one_piece(tensor: Tensor, rows: int = 1) -> bool:
     return rows == 1 and tensor.dim() == 2 and tensor.t().is_contiguous()
 
 
-def all_in_one_piece(tensors: Sequence[Tensor]) -> bool:
-    """Whether `in_one_piece` holds for all; quick where they are contiguous, as gradients are."""
-    if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_neg, tensors)):
-        return True
-    return all(map(in_one_piece, tensors))
+def plainly_laid_out(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are contiguous and none is lazily negated, so that `in_one_piece` holds."""
+    return all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.is_neg, tensors))
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_uint64]:

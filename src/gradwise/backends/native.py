@@ -14,7 +14,7 @@ from torch import Tensor
 from gradwise.affine import Affine
 from gradwise.backends import reference
 from gradwise.backends.compiler import kernels
-from gradwise.backends.launch import PIECE, addresses, all_in_one_piece, in_one_piece, launch
+from gradwise.backends.launch import PIECE, addresses, in_one_piece, launch, plainly_laid_out
 from gradwise.backends.segments import Stats, as_rows, there
 from gradwise.layout import Layout
 
@@ -55,7 +55,7 @@ class _Plan:
     def values(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """The taken tensors as float32 in one piece of memory, copied only where they are not."""
         found = [tensor for i in self.taken if (tensor := tensors[i]) is not None]
-        if self.real and all_in_one_piece(found):
+        if self.real and plainly_laid_out(found):
             return found
         return [
             tensor
@@ -122,7 +122,9 @@ def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int
     """Map whole float32 tensors in place; False where memory is laid out so that it cannot."""
     key = ("native apply", tuple(which))
     plan = layout.cached(key, lambda: _Plan(layout.only(_flags(which, len(layout)))))
-    if not plan.real or plan.other or not all_in_one_piece(tensors):
+    if not plan.real or plan.other:
+        return False
+    if not plainly_laid_out(tensors) and not all(map(in_one_piece, tensors)):
         return False
     scale = _NO_SCALE if affine.scale is None else affine.scale.double().contiguous()
     shift = _NO_SHIFT if affine.shift is None else affine.shift.double().contiguous()
