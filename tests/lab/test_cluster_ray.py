@@ -1,5 +1,6 @@
 """Trials on a real Ray instance of two workers, one of which is killed in the middle of a trial."""
 
+import builtins
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ SETTINGS = tiny(epochs=40, batch_size=16, limit_train=512)
 def address():
     """A Ray instance of this process with two workers; where to reach it."""
     ray = pytest.importorskip("ray")
+    own_print = builtins.print  # Ray may put another one in its place, for all tests after these
     before = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ADDRESS")}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.pop("RAY_ADDRESS", None)
@@ -41,6 +43,7 @@ def address():
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+    builtins.print = own_print
     for name, value in before.items():
         os.environ.pop(name, None)
         if value is not None:
