@@ -24,10 +24,10 @@ def curves(found: Mapping[str, Runs]) -> Picture:
     with axes(1, 2, height=3.0) as (figure, panels):
         for at, (name, runs) in enumerate(found.items()):
             epochs = list(range(1, len(runs.losses[0]) + 1))
-            style = {"color": COLORS[at % len(COLORS)], "marker": _marker(at, len(epochs))}
+            style = COLORS[at % len(COLORS)], _marker(at, len(epochs))
             percent = [[100 * value for value in row] for row in runs.accuracies]
-            band(panels[0], epochs, runs.losses, name, **style)
-            band(panels[1], epochs, percent, name, **style)
+            band(panels[0], epochs, runs.losses, name, *style)
+            band(panels[1], epochs, percent, name, *style)
         for axis, told in zip(panels, ("training loss, nats", "test accuracy, %"), strict=True):
             axis.set_xlabel("epoch")
             axis.set_title(told)
