@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ __all__ = ["apply", "available", "choose", "holds", "measure", "missing"]
 
 ENVIRONMENT_VARIABLE = "GRADWISE_BACKEND"
 _CPU = torch.device("cpu")
-_IS_CPU = attrgetter("is_cpu")
 
 _MEASURES: dict[str, Callable[[Sequence[Tensor | None], Layout, bool], Stats]] = {
     "reference": reference.measure,
@@ -149,7 +147,6 @@ def apply(tensors: Sequence[Tensor | None], affine: Affine, layout: Layout) -> N
 
 
 def _devices(tensors: Sequence[Tensor | None]) -> set[torch.device]:
-    there = [tensor for tensor in tensors if tensor is not None]
-    if there and all(map(_IS_CPU, there)):  # in half the time
-        return {_CPU}
-    return {tensor.device for tensor in there}
+    if {tensor.is_cpu for tensor in tensors if tensor is not None} == {True}:
+        return {_CPU}  # in half the time that it takes to compare devices
+    return {tensor.device for tensor in tensors if tensor is not None}
