@@ -15,7 +15,7 @@ from gradwise.affine import Affine
 from gradwise.backends import reference
 from gradwise.backends.compiler import kernels
 from gradwise.backends.launch import PIECE, addresses, in_one_piece, launch, plainly_laid_out
-from gradwise.backends.segments import Stats, as_rows, there
+from gradwise.backends.segments import Stats, as_rows, tell_autograd, there
 from gradwise.layout import Layout
 
 _NO_SCALE = torch.ones((), dtype=torch.float64)
@@ -130,9 +130,7 @@ def apply(tensors: list[Tensor], affine: Affine, layout: Layout, which: list[int
     shift = _NO_SHIFT if affine.shift is None else affine.shift.double().contiguous()
     map_ = (scale.data_ptr(), scale.dim(), shift.data_ptr(), shift.dim())
     plan.launch("gradwise_apply", tensors, *map_)
-    for tensor in tensors:
-        if tensor.requires_grad:  # tell autograd what was written behind its back
-            torch.autograd.graph.increment_version(tensor)
+    tell_autograd([tensor for tensor in tensors if tensor.requires_grad])
     return True
 
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from gradwise.layout import real_view
 
+# Earlier versions of torch are told of one tensor a call, which costs as much for one as for all.
+_AT_ONCE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
+
 
 class Stats(NamedTuple):
     """What a backend measures: vectors [S], zero where a segment has no values."""
@@ -24,6 +27,15 @@ def there(tensor: Tensor | None) -> Tensor:
     """A tensor that the layout says is present."""
     assert tensor is not None
     return tensor
+
+
+def tell_autograd(written: Sequence[Tensor]) -> None:
+    """That tensors were written behind its back."""
+    if _AT_ONCE:
+        torch.autograd.graph.increment_version(written)
+    else:
+        for tensor in written:
+            torch.autograd.graph.increment_version(tensor)
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from gradwise.backends.compiler import kernels
 from gradwise.backends.launch import launch
+from gradwise.backends.segments import tell_autograd
 from gradwise.backends.update_inputs import KERNELS, SOURCE, Fold, takes
 from gradwise.backends.update_plan import Plan
 
 __all__ = ["KERNELS", "Fold", "Update", "missing", "takes"]
-
-# Earlier versions of torch are told of one tensor a call, which costs as much for one as for all.
-_AT_ONCE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
 
 
 def missing(kind: str) -> str | None:
@@ -114,7 +112,7 @@ class Update:
                 launch("gradwise_update_reduce", plan.values, plan.pieces, plan.work)
             launch("gradwise_update_begin", 0, len(plan.taken), plan.work)
             launch("gradwise_update", plan.values, plan.pieces, plan.work)
-            _written(plan.params)
+            tell_autograd(plan.params)
         return plan.left
 
     def sums(
@@ -176,12 +174,3 @@ class Update:
         ):
             plan = self._plan = Plan(self.kind, params, grads, buffers, steps, fold)
         return plan
-
-
-def _written(params: list[Tensor]) -> None:
-    """Tell autograd what was written behind its back."""
-    if _AT_ONCE:
-        torch.autograd.graph.increment_version(params)
-    else:
-        for param in params:
-            torch.autograd.graph.increment_version(param)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,21 @@ KERNELS = {
 REDUCED = ("hgm", "adarem")
 # A decided map, the layout that it speaks of, and each parameter's place in that layout.
 Fold = tuple[Affine, Layout, tuple[int, ...]]
+# What tables depend on of it: the layout, the places, and what the map touches.
+Structure = tuple[Layout, tuple[int, ...], tuple[bool, ...] | None]
+
+
+def structure_of(fold: Fold | None) -> Structure | None:
+    """What tables depend on of a decided map."""
+    return None if fold is None else (fold[1], fold[2], fold[0].touched)
+
+
+def same_structure(fold: Fold | None, before: Structure | None) -> bool:
+    """Whether tables that were made for a structure hold for a map of now."""
+    if fold is None or before is None:
+        return fold is None and before is None
+    layout, places, touched = before
+    return fold[1] is layout and fold[2] == places and fold[0].touched == touched
 
 
 def takes(param: Tensor, grad: Tensor, buffers: Sequence[Tensor], rows: int = 1) -> bool:
@@ -116,7 +131,6 @@ def check(
 ) -> None:
     """The kernels trust the lists: refuse what is not the method's before anything is read."""
     count = len(params)
-    small = (torch.float32, torch.float64)
     for name, wrong in {
         "gradients": len(grads) != count,
         "states": len(shaped) not in signature.buffers or any(len(b) != count for b in shaped),
@@ -126,9 +140,6 @@ def check(
     }.items():
         if wrong:
             raise ValueError(f"the {name} are not one a parameter, or not those of the method")
-    for tensor in chain(steps, *scalars):
-        if tensor.dim() or tensor.dtype not in small or tensor.device.type != "cpu":
-            raise ValueError("expected 0-d float32 or float64 tensors in host memory")
     if fold is not None:
         _, layout, places = fold
         if [layout.numels[i] for i in places] != [param.numel() for param in params]:

@@ -20,11 +20,14 @@ from gradwise.backends.update_inputs import (
     check,
     lies,
     order_of,
+    same_structure,
+    structure_of,
     takes,
 )
 from gradwise.layout import Layout
 
 NUMBERS = 8  # most numbers of a method
+_HOST, _SMALL = torch.device("cpu"), (torch.float32, torch.float64)
 CONSTANTS = 16  # doubles a tensor that the kernels keep between counting and updating
 _STEP_WIDE, _SCALAR_WIDE = 1, 2  # flags of `wide`: 0-d states are float64 instead of float32
 
@@ -61,10 +64,13 @@ class Plan:
     ) -> None:
         self.signature = signature = KERNELS[kind]
         self.reduces = kind in REDUCED
-        self._fold = _structure(fold)
+        self._fold = structure_of(fold)
         shaped = buffers[: len(buffers) - signature.scalars]
         scalars = buffers[len(shaped) :]
         check(signature, params, grads, shaped, scalars, steps, fold)
+        for state in chain(steps, *scalars):
+            if state.dim() or state.dtype not in _SMALL or state.device != _HOST:
+                raise ValueError("expected 0-d float32 or float64 tensors in host memory")
         rows = [1] * len(params) if fold is None else [fold[1].rows[i] for i in fold[2]]
         self.held = [*chain(params, *buffers, steps)]
         self._lies = [t.data_ptr() for t in self.held]
@@ -97,7 +103,7 @@ class Plan:
             grads: one a parameter.
             fold: the map of this step.
         """
-        if self._lies != [t.data_ptr() for t in self.held] or not self._same_fold(fold):
+        if self._lies != [t.data_ptr() for t in self.held] or not same_structure(fold, self._fold):
             return False
         count = len(self.numels)
         if self._left:
@@ -164,12 +170,6 @@ class Plan:
         out = torch.zeros(len(self.taken), 3, dtype=torch.float64)
         owners = torch.tensor([*self._owner], dtype=torch.int64)
         return out.index_add_(0, owners, pieces[: len(owners)]).t()
-
-    def _same_fold(self, fold: Fold | None) -> bool:
-        if fold is None or self._fold is None:
-            return fold is None and self._fold is None
-        layout, places, touched = self._fold
-        return fold[1] is layout and fold[2] == places and fold[0].touched == touched
 
     def _tables(
         self,
@@ -242,9 +242,3 @@ def _vector(vector: Tensor | None, layout: Layout) -> Tensor | None:
     if vector.dim() and vector.numel() != layout.segments:
         raise ValueError("the map is not one of the layout")
     return vector.detach().to("cpu", torch.float64).contiguous()
-
-
-def _structure(
-    fold: Fold | None,
-) -> tuple[Layout, tuple[int, ...], tuple[bool, ...] | None] | None:
-    return None if fold is None else (fold[1], fold[2], fold[0].touched)

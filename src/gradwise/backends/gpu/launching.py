@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 
-# Earlier versions of torch are told of one tensor a call.
-_AT_ONCE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
 _KERNELS = ("kernels", "update_kernels")
 _broken: list[str] = []  # the first failure, in words
 
@@ -105,15 +103,6 @@ def give_up(kernel: str, error: BaseException) -> KernelError:
         _broken.append(reason)
         warnings.warn(f"torch's own calls are used instead of Triton: {reason}", stacklevel=2)
     return KernelError(reason)
-
-
-def tell_autograd(written: list[torch.Tensor]) -> None:
-    """That tensors were written behind its back."""
-    if _AT_ONCE:
-        torch.autograd.graph.increment_version(written)
-    else:
-        for tensor in written:
-            torch.autograd.graph.increment_version(tensor)
 
 
 def kind_of(dtype: torch.dtype) -> Any:

@@ -22,7 +22,7 @@ from gradwise.backends.gpu.tables import (
     Table,
     how_it_lies,
 )
-from gradwise.backends.segments import Stats
+from gradwise.backends.segments import Stats, tell_autograd, there
 from gradwise.layout import Layout, layout_of
 
 BLOCK, WARPS = 8192, 8  # a program's values at once, and its warps, where segments are tensors
@@ -147,9 +147,7 @@ def _measure(tensors: Sequence[Tensor | None], layout: Layout, extremes: bool) -
         EXTREMES=extremes,
     )
     for i in plan.others:
-        tensor = tensors[i]
-        assert tensor is not None
-        found = foreach.tensor_stats(tensor, layout.rows[i], extremes)
+        found = foreach.tensor_stats(there(tensors[i]), layout.rows[i], extremes)
         place = slice(layout.offsets[i], layout.offsets[i] + layout.rows[i])
         wide = [found.mean, found.m2, *([found.min, found.max] if extremes else [])]
         whole = [found.nonfinite, *([found.zeros] if extremes else [])]
@@ -210,7 +208,7 @@ def apply(
             left += [i for other in chunks.groups[done:] for i in other.members]
             break
         written += [t for i in group.members if (t := tensors[i]) is not None and t.requires_grad]
-    launching.tell_autograd(written)
+    tell_autograd(written)
     return sorted(left)
 
 

@@ -16,8 +16,9 @@ from gradwise.backends.gpu import launching
 from gradwise.backends.gpu.launching import KernelError, kind_of, launch
 from gradwise.backends.gpu.measuring import numbers_of
 from gradwise.backends.gpu.tables import LEFT, keep_if_captured
-from gradwise.backends.gpu.update_tables import BLOCK, OPTIONS, Plan, check
-from gradwise.backends.update_inputs import Fold
+from gradwise.backends.gpu.update_tables import BLOCK, OPTIONS, Plan
+from gradwise.backends.segments import tell_autograd
+from gradwise.backends.update_inputs import KERNELS, Fold, check
 
 METHODS = {"sgd": 0, "adamw": 1}  # as in update_kernels.py
 WARPS, TILE = 8, 128
@@ -83,7 +84,7 @@ class Update:
             return everything  # known on the device alone
         plan = self._plan
         if plan is None or not plan.still_fits(params, grads, buffers, steps, fold):
-            check(self.kind, params, grads, buffers, steps, fold)
+            check(KERNELS[self.kind], params, grads, buffers, (), steps, fold)
             plan = self._plan = Plan(params, grads, buffers, steps, fold, self.capturable)
         plan.chunks.used(plan.device)
         keep_if_captured(plan.device, plan)
@@ -95,7 +96,7 @@ class Update:
         done = self._run(plan, grads, steps, lr, values, decays, maximize, fold)
         if done and not plan.there and steps:
             torch._foreach_add_([steps[i] for i in done], 1.0)
-        launching.tell_autograd([params[i] for i in done])
+        tell_autograd([params[i] for i in done])
         written = set(done)
         return [i for i in everything if i not in written]
 

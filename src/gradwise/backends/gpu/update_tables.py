@@ -18,7 +18,14 @@ from gradwise.backends.gpu.tables import (
     how_it_lies,
     to_device,
 )
-from gradwise.backends.update_inputs import KERNELS, PLAIN, Fold, lies, order_of
+from gradwise.backends.update_inputs import (
+    PLAIN,
+    Fold,
+    lies,
+    order_of,
+    same_structure,
+    structure_of,
+)
 
 BLOCK = 2048  # values of a parameter that a program holds at once
 OPTIONS = 16  # numbers before the counts
@@ -39,7 +46,7 @@ class Plan:
     ) -> None:
         self.held = [*chain(params, *buffers, steps)]
         self.device = device = params[0].device
-        self.fold = _structure(fold)
+        self.fold = structure_of(fold)
         self.numels = [param.numel() for param in params]
         self.rows = [1] * len(params) if fold is None else [fold[1].rows[i] for i in fold[2]]
         self.orders = [order_of(param) for param in params]
@@ -88,15 +95,8 @@ class Plan:
         held = [*chain(params, *buffers, steps)]
         if len(held) != len(self.held) or not len(grads) == len(params) == len(self.numels):
             return False
-        structure = _structure(fold)
-        same = structure is self.fold or (
-            structure is not None
-            and self.fold is not None
-            and structure[0] is self.fold[0]
-            and structure[1:] == self.fold[1:]
-        )
         return (
-            same
+            same_structure(fold, self.fold)
             and len(buffers) == self.states
             and all(map(is_, held, self.held))
             and self._own() == self.own
@@ -157,31 +157,3 @@ def _fits(param: Tensor, states: Sequence[Tensor], rows: int, device: torch.devi
     everything = (param, *states)
     ends = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in everything)
     return all(low[1] <= high[0] for low, high in pairwise(ends))
-
-
-def check(
-    kind: str,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Sequence[Tensor]],
-    steps: Sequence[Tensor],
-    fold: Fold | None,
-) -> None:
-    """The kernels trust the lists: refuse what is not the method's before anything is read."""
-    count, signature = len(params), KERNELS[kind]
-    for name, wrong in {
-        "gradients": len(grads) != count,
-        "states": len(buffers) not in signature.buffers or any(len(b) != count for b in buffers),
-        "steps": len(steps) not in ((count,) if signature.counts else (0, count)),
-        "places": fold is not None and len(fold[2]) != count,
-    }.items():
-        if wrong:
-            raise ValueError(f"the {name} are not one a parameter, or not those of the method")
-    if fold is not None:
-        numels = fold[1].numels
-        if [numels[i] for i in fold[2]] != [param.numel() for param in params]:
-            raise ValueError("the parameters are not those of the layout")
-
-
-def _structure(fold: Fold | None) -> tuple[object, ...] | None:
-    return None if fold is None else (fold[1], fold[2], fold[0].touched)
