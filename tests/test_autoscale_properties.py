@@ -105,6 +105,8 @@ def test_autoscale_has_one_factor_for_all(rule: str, steps: list[list[Tensor]]) 
             if g.ndim >= 2 and g.numel() >= 2:
                 centred = (g - g.mean()).norm().item()
                 assert new.norm().item() == pytest.approx(alpha * centred, rel=1e-10)
+            else:
+                torch.testing.assert_close(new, alpha * g, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -122,7 +122,7 @@ def test_calls_on_a_device(key: str, bound: int, shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("backend", ["cpu", "foreach"])
-@pytest.mark.parametrize("key", ["none", "autoscale", "center", "center-row", "znorm"])
+@pytest.mark.parametrize("key", ["none", "center", "center-row", "znorm"])
 def test_what_is_not_eligible_is_not_written(key: str, backend: str) -> None:
     calls, attachment = step(backend, key, (300,))
     assert calls.writes == [0.0] * 4

@@ -234,7 +234,8 @@ def test_without_a_scaler_a_bad_step_passes_untouched(key: str, value: float) ->
     forget_gap(after)
     assert same_state(before, after)
     put_back(model, weights)
-    assert not same(weights, train(model, optimizer, [3]))
+    moved = not same(weights, train(model, optimizer, [3]))
+    assert moved or key == "autoscale-log"  # whose factor is 0 for so large a gradient
     assert attachment.skipped == 1
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from reference.moments import Array, affine, describe, reals
+from reference.moments import Array
 from reference.transforms import (
     Autoscale,
     ClipNorm,
     Grads,
     State,
     ZNorm,
-    eligible,
     finite,
     total_norm,
 )
@@ -35,7 +34,7 @@ class AutoscaleLink:
         return self.method.alpha(self.method.sigma(grads), state)
 
     def apply(self, g: Array, factor: float) -> Array:
-        return affine(g, factor, describe(reals(g)).mean) if eligible(g) else g
+        return self.method.mapped(g, factor)
 
 
 class ClipLink:

@@ -100,9 +100,12 @@ class Autoscale:
         if not all(g is None or finite(g) for g in grads):
             return grads, state  # nothing can be said about such a step: it passes
         alpha, state = self.alpha(self.sigma(grads), state)
-        return [
-            affine(g, alpha, describe(reals(g)).mean) if eligible(g) else g for g in grads
-        ], state
+        return [None if g is None else self.mapped(g, alpha) for g in grads], state
+
+    @staticmethod
+    def mapped(g: Array, alpha: float) -> Array:
+        """(1.5): centred where eligible, and the common factor."""
+        return affine(g, alpha, describe(reals(g)).mean if eligible(g) else 0.0)
 
 
 class Center:

@@ -71,23 +71,25 @@ _RULES: dict[str, Psi] = {
 
 @register(
     "autoscale",
-    summary="centre each layer, scale all layers by one factor from the global std; nothing to set",
+    summary="centre each layer, scale everything by one factor from the global std; nothing to set",
     paper="V.-D. Yun, Insights from Gradient Dynamics: Gradient Autoscaled Normalization, 2025",
     url="https://arxiv.org/abs/2509.03677",
     equation="ghat_l = alpha_t (g_l - mean(g_l)), sigma_t^2 = sum ||g_l - mean||^2 / sum numel_l",
     tag="[V2] stages, [X] closed form of alpha",
 )
 class Autoscale(Transform):
-    """Zero-centre every layer's gradient and scale all of them by one common factor.
+    """Zero-centre every layer's gradient and scale all gradients by one common factor.
 
     `ghat_l = alpha_t (g_l - mean(g_l))` for every eligible tensor l (1.2, 1.5), with
     `sigma_t = sqrt(sum ||g_l - mean||^2 / sum numel_l)` over all of them (1.3). Eligible are dense
-    gradients with at least two dimensions and two values (1.1); the rest passes untouched.
+    gradients with at least two dimensions and two values (1.1). The rest, mostly biases and the
+    parameters of norm layers, is scaled by alpha_t but not centred: bursts reach it as well.
 
-    The two stages are the paper's [V2]; how alpha_t follows from sigma_1..sigma_t is this library's
-    reading [X]. The default "trend" keeps the paper's claims as exact properties: nothing to set,
-    unit-free (a loss multiplied by k > 0 leaves every alpha_t as it is), never amplifying
-    (alpha_t <= 1), one factor for all layers. The other rules exist for ablation:
+    The two stages are the paper's [V2]; how alpha_t follows from sigma_1..sigma_t, and that it
+    scales the rest as well, is this library's reading [X]. The default "trend" keeps the paper's
+    claims as exact properties: nothing to set, unit-free (a loss multiplied by k > 0 leaves every
+    alpha_t as it is), never amplifying (alpha_t <= 1), one factor for all layers. The other rules
+    exist for ablation:
 
     ========== =============================================================================
     trend      min(1, exp(m_{t-1}) / sigma_t), m a running mean of ln sigma with weight 1/sqrt(t)
@@ -100,7 +102,8 @@ class Autoscale(Transform):
     center     1, zero-centring alone
     ========== =============================================================================
 
-    Where sigma_t is 0 or not finite, alpha_t is 1 and the state stays as it was.
+    Where sigma_t is 0 (nothing is eligible, for instance) or not finite, alpha_t is 1 and the
+    memory stays as it was.
 
     Args:
         rule: how alpha_t follows from sigma.
@@ -142,8 +145,6 @@ class Autoscale(Transform):
         """The map of (1.5); see `Transform`."""
         moments_t = moments.per_tensor()
         layout = moments_t.layout
-        if not any(layout.eligible):
-            return Affine(), state
         on = layout.mask(layout.eligible, moments.device, moments_t.m2.dtype)
         sigma = (torch.dot(moments_t.m2, on) / moments_t.divisor(layout.eligible)).sqrt()
         log_sigma = sigma.log()
@@ -156,4 +157,5 @@ class Autoscale(Transform):
             step = torch.where(sound, step, state["step"])
             memory = torch.where(sound, memory, state["memory"])
         new = {"alpha": alpha, "sigma": sigma, "step": step, "memory": memory}
-        return Affine(alpha, moments.expand(moments_t.mean), layout.eligible), new
+        shift = moments.expand(moments_t.mean * on)
+        return Affine(alpha, shift, shifted=layout.eligible), new

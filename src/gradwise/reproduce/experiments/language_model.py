@@ -229,8 +229,8 @@ def _notes(found: Found, settings: dict[str, Any]) -> tuple[str, ...]:
         f"The text has {train} characters to learn, {validation} to choose by and {test} to "
         f"report, {found.text['vocabulary']} kinds with the one for unknown characters, SHA-256 "
         f"{found.text['sha256'][:16]}. Intervals are over seeds, not over texts.",
-        "Autoscale scales tensors of two dimensions and more; gradients of norms and biases pass "
-        "as they are, also from bad batches. Clipping scales all of them.",
+        "Autoscale takes its factor from tensors of two dimensions and more, and scales norms and "
+        "biases by it as well. Clipping takes its factor from all of them.",
     ]
     if found.bad:
         hits = np.mean([len(found.bad_steps[seed]) for seed in found.seeds])
