@@ -10,7 +10,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 help:
 	@echo "make env     the environment in $(VENV)"
-	@echo "make demo    compare five methods on handwritten digits (about 3 minutes)"
+	@echo "make demo    compare five methods on handwritten digits (1 to 2 minutes)"
 	@echo "make test    the tests"
 	@echo "make check   what a contributor runs before a commit: lint, format, types, tests"
 	@echo "make bench   benchmarks, side by side with the peers"
