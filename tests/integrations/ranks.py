@@ -6,6 +6,7 @@ writes into the folder what each process found. The processes are forks of one t
 everything and trained nothing. Where a launcher has started this process as one of several,
 
     torchrun --nproc-per-node 2 ranks.py FOLDER
+    accelerate launch --cpu --num_processes 2 --mpirun_hostfile HOSTS ranks.py FOLDER
 
 it is one of two that train under Accelerate.
 """
@@ -136,7 +137,7 @@ def main() -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of three libraries; the tests see those of one process
-    if "WORLD_SIZE" in os.environ:
+    if {"WORLD_SIZE", "PMI_SIZE"} & os.environ.keys():  # by torchrun, by MPI
         under_accelerate(folder)
         return
     from accelerate.launchers import debug_launcher

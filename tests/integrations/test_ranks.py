@@ -22,8 +22,13 @@ for library in ("accelerate", "lightning"):
 if not torch.distributed.is_available() or sys.platform == "win32":
     pytest.skip("this torch has no gloo to fork", allow_module_level=True)
 
-NAMES = ("accelerate", "lightning", "torchrun")
+MPIRUN = Path(sys.executable).with_name("mpirun")
+LAUNCHED = pytest.param(
+    "launch", marks=pytest.mark.skipif(not MPIRUN.exists(), reason="mpich is not installed")
+)
+NAMES = ("accelerate", "lightning", "torchrun", LAUNCHED)
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+LAUNCH = ("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1")
 
 
 def run_script(folder: Path, *launcher: str) -> None:
@@ -33,6 +38,7 @@ def run_script(folder: Path, *launcher: str) -> None:
         env={
             **{k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")},
             "CUDA_VISIBLE_DEVICES": "",
+            "PATH": os.pathsep.join((str(MPIRUN.parent), os.environ["PATH"])),
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
         },
@@ -50,11 +56,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run_script(forked)
     launched = tmp_path_factory.mktemp("launched")
     run_script(launched, *TORCHRUN)
-    return {"accelerate": forked, "lightning": forked, "torchrun": launched}
+    by_mpi = tmp_path_factory.mktemp("by_mpi")
+    if MPIRUN.exists():  # which is how `accelerate launch` starts several processes on CPUs
+        hosts = by_mpi / "hosts"
+        hosts.write_text("localhost:2\n")
+        run_script(by_mpi, *LAUNCH, f"--mpirun_hostfile={hosts}")
+    return {"accelerate": forked, "lightning": forked, "torchrun": launched, "launch": by_mpi}
 
 
 def host(name: str) -> str:
-    return "accelerate" if name == "torchrun" else name
+    return "lightning" if name == "lightning" else "accelerate"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +113,7 @@ def test_the_values_are_of_all_processes(
     assert sorted(noted(run, "loss")) == list(range(STEPS))
 
 
-@pytest.mark.parametrize("name", ["accelerate", "torchrun"])
+@pytest.mark.parametrize("name", ["accelerate", "torchrun", LAUNCHED])
 def test_the_order_of_events_on_each(folders: dict[str, Path], name: str) -> None:
     for rank in (0, 1):
         found = torch.load(folders[name] / f"accelerate-{rank}.pt")
