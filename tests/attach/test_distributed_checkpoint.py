@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_optimizer_state_dict,
     get_state_dict,
     set_state_dict,
 )
@@ -96,3 +97,31 @@ def test_onto_another_number_of_processes(flat, tmp_path):
     for name, world, task in (("three", 3, saved), ("two", 2, loaded)):
         (tmp_path / name).mkdir()
         spread.run(world, task, tmp_path, flat, folder=tmp_path / name)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, gw.optim.SGD, gw.optim.AdamW])
+@pytest.mark.parametrize("name", ["autoscale", "autoclip", "zclip"])
+def test_a_rehearsal_is_no_step(name, make, tmp_path):
+    # torch steps with zeros to make an optimizer's state, also that of one which never has any.
+    net = spread.model()
+    optimizer = make(net.parameters(), lr=0.05)
+    attachment = gw.attach(optimizer, *copy.deepcopy(spread.TRANSFORMS[name]), model=net)
+    watch = gw.watch(optimizer, net, tmp_path / "run")
+    before = get_optimizer_state_dict(net, optimizer)
+    assert watch.step == -1
+    assert watch.path is None
+    assert attachment.moments is None
+    step(net, optimizer, BEFORE)
+    optimizer.zero_grad()
+    state, moments = attachment.state_dict()["state"], attachment.moments
+    after = get_optimizer_state_dict(net, optimizer)
+    assert attachment.moments is moments
+    torch.testing.assert_close(attachment.state_dict()["state"], state, rtol=0, atol=0)
+    watch.close()
+    assert gw.watch.load(watch.path).steps["step"].to_pylist() == list(range(BEFORE))
+    assert entries(before) == entries(after) != set()
+
+
+def entries(state):
+    """Where a checkpoint has something of the transforms."""
+    return {key for group in state["param_groups"] for key in group if key.startswith("gradwise:")}

@@ -31,14 +31,15 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 LAUNCH = ("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1")
 
 
-def run_script(folder: Path, *launcher: str) -> None:
-    script = Path(__file__).with_name("ranks.py")
+def run_script(folder: Path, *launcher: str, script: str = "ranks.py", rest: tuple[str, ...] = ()) -> None:
+    command = [*(("-m", *launcher) if launcher else ()), str(Path(__file__).with_name(script))]
     done = subprocess.run(
-        [sys.executable, *(("-m", *launcher) if launcher else ()), str(script), str(folder)],
+        [sys.executable, *command, str(folder), *rest],
         env={
             **{k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK")},
             "CUDA_VISIBLE_DEVICES": "",
             "PATH": os.pathsep.join((str(MPIRUN.parent), os.environ["PATH"])),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
         },

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradwise import backends
 from gradwise.affine import Affine
 from gradwise.attach.checkpoint import CheckpointHooks, checked, fits, flatten, plain, unflatten
-from gradwise.attach.hook import StepHook, within_backward
+from gradwise.attach.hook import StepHook, is_rehearsal, within_backward
 from gradwise.attach.placement import spread_over_processes
 from gradwise.attach.shards import Shards, Spread
 from gradwise.errors import UserError
@@ -234,13 +234,17 @@ class Attachment:
         if any(self._ready.present):
             moments = measure_layout(grads, self._ready, "foreach", self.extremes)
             self._ready.warm()
-            # One tensor under two names, as an `init` may give, would stay one for the tracer.
-            self.state = {key: value.clone() for key, value in self._state_for(moments).items()}
-            if self._skipped is None:
-                self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
+            self._begin(moments)
             if self.transform.needs_params:
                 moments = with_params(moments, params)
             decide(self.transform, moments, self.state)
+
+    def _begin(self, moments: Moments) -> None:
+        """Have a state before the first step is decided: to be traced, or loaded into."""
+        # One tensor under two names, as an `init` may give, would stay one for who does either.
+        self.state = {key: value.clone() for key, value in self._state_for(moments).items()}
+        if self._skipped is None:
+            self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
 
     def _keep(self, decided: _Decision) -> None:
         self.moments, self.affine, self.state = decided.moments, decided.affine, decided.state
@@ -267,6 +271,9 @@ class Attachment:
             moments = with_params(moments, params if shards is None else shards.local(params))
         if shards is not None:
             moments = shards.whole(moments, self.extremes)
+        if not torch.compiler.is_compiling() and is_rehearsal():
+            self._begin(moments)
+            return None
         scale = found_inf = None
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_CHECKPOINTS = "torch.distributed.checkpoint.state_dict"
 _STEP_MODULE = "torch.optim.optimizer"  # where torch's wrapper around every `step` lives
 _ENGINE_CALL = "_engine_run_backward"  # what calls the engine
 _FUNCTION_MODULE = "torch.autograd.function"  # where the engine calls Python's backward functions
@@ -87,6 +88,25 @@ def within_nested_backward() -> bool:
         if called and frame.f_globals.get("__name__") == _FUNCTION_MODULE:
             return True
         called = called or frame.f_code.co_name == _ENGINE_CALL
+        frame = frame.f_back
+    return False
+
+
+def is_rehearsal() -> bool:
+    """Whether the step that runs this only makes an optimizer's state exist.
+
+    `torch.distributed.checkpoint.state_dict` makes such a step, with zeros for gradients and 0 for
+    lr, before it saves or loads an optimizer without state. Only the call stack tells it from one
+    of a training.
+    """
+    module = sys.modules.get(_CHECKPOINTS)
+    make = getattr(module, "_init_optim_state", None)
+    if make is None:
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is make.__code__:
+            return True
         frame = frame.f_back
     return False
 

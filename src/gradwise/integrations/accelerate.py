@@ -20,7 +20,7 @@ from gradwise.integrations.hosting import (
     Request,
     WatchOptions,
     host,
-    refuse_shards,
+    refuse_engines,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -120,7 +120,7 @@ def watch(
         (2, 'gradwise')
         >>> accelerator.end_training()
     """
-    refuse_shards(accelerator.distributed_type.value)
+    refuse_engines(accelerator.distributed_type.value)
     if isinstance(out, Place):
         folder = accelerator.logging_dir or accelerator.project_dir
         if folder is None:
@@ -130,4 +130,6 @@ def watch(
     request = Request(out, transforms, sinks, options, always=True)
     made = request.watch(optimizer, plain, out)
     accelerator.trackers.append(RunTracker(made))
+    if accelerator.is_fsdp2:  # whose checkpoints of an optimizer have no room for the run
+        accelerator.register_for_checkpointing(made)
     return made

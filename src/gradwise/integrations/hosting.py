@@ -205,16 +205,22 @@ def scalars_of(metrics: Mapping[str, Any], host: str) -> dict[str, float | Tenso
     return found
 
 
-def refuse_shards(how: str) -> None:
-    """Refuse a training whose processes have parts of each parameter, by what the host calls it.
+def refuse_engines(how: str, *others: str) -> None:
+    """Refuse a training whose engine keeps gradients where torch's optimizers do not see them.
+
+    Parameters that are sharded by torch itself are `attach`'s to judge.
+
+    Args:
+        how: what the host calls the way it trains.
+        others: words of further ways that are refused.
 
     Raises:
-        UserError: where it is one.
+        UserError: where it is such a way.
     """
-    if any(word in how.upper() for word in ("FSDP", "DEEPSPEED", "MEGATRON", "MODELPARALLEL")):
+    if any(word in how.upper() for word in ("DEEPSPEED", "MEGATRON", *others)):
         raise UserError(
-            f"expected parameters that are whole in each process, got {how}: sharded parameters "
-            "are not supported yet"
+            f"expected gradients in the parameters' .grad, whole or sharded by FSDP2 or tensor "
+            f"parallel, got {how}, which is not supported"
         )
 
 

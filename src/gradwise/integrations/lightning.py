@@ -22,7 +22,7 @@ from gradwise.integrations.hosting import (
     WatchOptions,
     folder_of,
     host,
-    refuse_shards,
+    refuse_engines,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -120,13 +120,20 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         states = found if isinstance(found, list) else []
         self._loaded = [state for state in states if isinstance(state, Mapping)]
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach the transforms to every optimizer.
+
+        Before a checkpoint is loaded: from one of sharded parameters, optimizers get only the state
+        that they have room for.
+        """
+        refuse_engines(type(trainer.strategy).__name__)
+        for optimizer in trainer.optimizers:
+            self._request.attach(optimizer, pl_module)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Attach to every optimizer."""
-        refuse_shards(type(trainer.strategy).__name__)
+        """Watch every optimizer."""
         optimizers, request = trainer.optimizers, self._request
         if not request.watches:
-            for optimizer in optimizers:
-                request.attach(optimizer, pl_module)
             return
         if trainer.ckpt_path is not None:
             states = self._loaded

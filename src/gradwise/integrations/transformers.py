@@ -16,7 +16,7 @@ from gradwise.integrations.hosting import (
     Sinks,
     WatchOptions,
     host,
-    refuse_shards,
+    refuse_engines,
     scalars_of,
 )
 from gradwise.transforms import Transform
@@ -123,7 +123,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         self._attached_to = optimizer
         accelerated = getattr(optimizer, "accelerator_state", None)
         if accelerated is not None:
-            refuse_shards(accelerated.distributed_type.value)
+            refuse_engines(accelerated.distributed_type.value)
         request = self._request
         if not request.watches:
             request.attach(optimizer, model)

@@ -1,0 +1,136 @@
+"""A script: two processes that share the parameters train under a host, stop and go on.
+
+    torchrun --nproc-per-node 2 sharded_ranks.py FOLDER lightning|accelerate first|second
+
+writes into the folder what each process has in the end; the first half leaves a checkpoint for the
+second one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+from gradwise.transforms import Autoscale
+from integrations.ranks import STEPS, batches, loss_of, network
+
+HALF = STEPS // 2  # steps; there are two micro-batches in each
+
+
+def report(folder: Path, name: str, watch: Any, model: nn.Module) -> None:
+    params: list[Any] = list(model.parameters())
+    found = {
+        "rows": [p.to_local().shape[0] for p in params],
+        "params": [p.full_tensor().detach() for p in params],
+        "path": None if watch.path is None else str(watch.path),
+        "state": watch.optimizer._gradwise_attachment.state_dict()["state"],
+    }
+    torch.save(found, folder / f"{name}-{os.environ['RANK']}.pt")
+
+
+def under_lightning(folder: Path, second: bool) -> None:
+    import lightning.pytorch as pl
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from gradwise.integrations.lightning import WatchCallback
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def configure_model(self) -> None:
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+        def train_dataloader(self) -> Any:
+            at = 2 * HALF * self.trainer.current_epoch
+            half = batches(self.global_rank)[at : at + 2 * HALF]
+            return DataLoader(half, batch_size=None)  # type: ignore[arg-type]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = loss_of(self.net, batch)
+            self.log("loss", loss, batch_size=4)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.5)
+
+        def on_train_end(self) -> None:
+            report(folder, "lightning", callback.watches[0], self)
+
+    callback = WatchCallback(folder / "lightning", transforms=[Autoscale()])
+    trainer = pl.Trainer(
+        max_epochs=2 if second else 1,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        devices=2,
+        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        accumulate_grad_batches=2,
+        gradient_clip_val=0.5,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(Module(), ckpt_path=folder / "half.ckpt" if second else None)
+    if not second:
+        trainer.save_checkpoint(folder / "half.ckpt")
+
+
+def under_accelerate(folder: Path, second: bool) -> None:
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.state import DistributedType, PartialState
+
+    from gradwise.integrations.accelerate import watch
+
+    # Accelerate shards on GPUs alone, for no reason but this word.
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1
+    )
+    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin, gradient_accumulation_steps=2)
+    assert accelerator.is_fsdp2
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    made = watch(accelerator, optimizer, model, folder / "accelerate", transforms=[Autoscale()])
+    if second:
+        accelerator.load_state(str(folder / "half"))
+    begin = 2 * HALF if second else 0
+    for batch in batches(accelerator.process_index)[begin : begin + 2 * HALF]:
+        with accelerator.accumulate(model):
+            loss = loss_of(model, batch)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+        accelerator.log({"loss": loss.detach()})
+    if not second:
+        accelerator.save_state(str(folder / "half"))
+    report(folder, "accelerate", made, model)
+    accelerator.end_training()
+
+
+def main() -> None:
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of three libraries; the tests see those of one process
+    host = {"lightning": under_lightning, "accelerate": under_accelerate}[sys.argv[2]]
+    host(Path(sys.argv[1]), sys.argv[3] == "second")
+
+
+if __name__ == "__main__":
+    main()
