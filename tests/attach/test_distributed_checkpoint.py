@@ -11,6 +11,8 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
     set_state_dict,
 )
 
@@ -81,15 +83,20 @@ def loaded(rank, world, folder, flat):
         if flat:
             attachment.load_state_dict(found["gradwise"])
         step(net, optimizer, AFTER)
-        parameters, expected = torch.load(folder / f"{i}.pt", weights_only=True)
-        for param, wanted in zip(net.parameters(), parameters, strict=True):
-            torch.testing.assert_close(spread.full(param), wanted, rtol=1e-5, atol=1e-6)
-        now = attachment.state_dict()
-        assert now["transform"] == expected["transform"]
-        assert now["state"].keys() == expected["state"].keys()
-        assert now["state"], case
-        for key, value in now["state"].items():
-            torch.testing.assert_close(value, expected["state"][key], msg=key, rtol=1e-5, atol=1e-7)
+        check(folder / f"{i}.pt", net, attachment)
+
+
+def check(file, net, attachment):
+    """The same as of those who never stopped."""
+    parameters, expected = torch.load(file, weights_only=True)
+    for param, wanted in zip(net.parameters(), parameters, strict=True):
+        torch.testing.assert_close(spread.full(param), wanted, rtol=1e-5, atol=1e-6)
+    now = attachment.state_dict()
+    assert now["transform"] == expected["transform"]
+    assert now["state"].keys() == expected["state"].keys()
+    assert now["state"]
+    for key, value in now["state"].items():
+        torch.testing.assert_close(value, expected["state"][key], msg=key, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -97,6 +104,40 @@ def test_onto_another_number_of_processes(flat, tmp_path):
     for name, world, task in (("three", 3, saved), ("two", 2, loaded)):
         (tmp_path / name).mkdir()
         spread.run(world, task, tmp_path, flat, folder=tmp_path / name)
+
+
+def kept_whole(rank, world, folder):
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    for i, case in enumerate(CASES):
+        net, optimizer, attachment = begun(world, *case)
+        step(net, optimizer, BEFORE)
+        model, state = get_state_dict(net, optimizer, options=options)
+        if rank == 0:
+            torch.save({"model": model, "optimizer": state}, folder / f"{i}.ckpt")
+        step(net, optimizer, AFTER)
+        parameters = [spread.full(p) for p in net.parameters()]
+        if rank == 0:
+            torch.save((parameters, attachment.state_dict()), folder / f"{i}.pt")
+
+
+def read_by_one(rank, world, folder):
+    # As the Trainer does: rank 0 has the file, torch tells the others, and nobody is attached yet.
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    for i, (name, make, others) in enumerate(CASES):
+        net = spread.spread("fsdp", world, spread.model())
+        optimizer = make(net.parameters(), lr=0.05, **others)
+        found = torch.load(folder / f"{i}.ckpt") if rank == 0 else {"model": {}, "optimizer": {}}
+        set_model_state_dict(net, found["model"], options=options)
+        set_optimizer_state_dict(net, optimizer, found["optimizer"], options=options)
+        attachment = gw.attach(optimizer, *copy.deepcopy(spread.TRANSFORMS[name]), model=net)
+        step(net, optimizer, AFTER)
+        check(folder / f"{i}.pt", net, attachment)
+
+
+def test_a_checkpoint_that_one_process_reads(tmp_path):
+    for name, task in (("before", kept_whole), ("after", read_by_one)):
+        (tmp_path / name).mkdir()
+        spread.run(2, task, tmp_path, folder=tmp_path / name)
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, gw.optim.SGD, gw.optim.AdamW])

@@ -234,17 +234,18 @@ class Attachment:
         if any(self._ready.present):
             moments = measure_layout(grads, self._ready, "foreach", self.extremes)
             self._ready.warm()
-            self._begin(moments)
+            state, _ = self._begin(moments)
             if self.transform.needs_params:
                 moments = with_params(moments, params)
-            decide(self.transform, moments, self.state)
+            decide(self.transform, moments, state)
 
-    def _begin(self, moments: Moments) -> None:
-        """Have a state before the first step is decided: to be traced, or loaded into."""
-        # One tensor under two names, as an `init` may give, would stay one for who does either.
+    def _begin(self, moments: Moments) -> tuple[State, Tensor]:
+        """Have a state and a count before a step is decided: to be traced, loaded into or told."""
+        # One tensor under two names, as an `init` may give, would stay one for who does that.
         self.state = {key: value.clone() for key, value in self._state_for(moments).items()}
         if self._skipped is None:
             self._skipped = torch.zeros((), dtype=torch.int64, device=moments.device)
+        return self.state, self._skipped
 
     def _keep(self, decided: _Decision) -> None:
         self.moments, self.affine, self.state = decided.moments, decided.affine, decided.state
@@ -274,6 +275,9 @@ class Attachment:
         if not torch.compiler.is_compiling() and is_rehearsal():
             self._begin(moments)
             return None
+        if shards is not None and not shards.met:
+            known = self.state is not None
+            self.state, self._skipped = shards.meet(known, *self._begin(moments))
         scale = found_inf = None
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             scale = getattr(self.optimizer, "grad_scale", None)

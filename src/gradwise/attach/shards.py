@@ -19,10 +19,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradwise.affine import Affine
+from gradwise.attach.agreement import agree
 from gradwise.attach.placement import Placement, Ring, placement_of
 from gradwise.errors import UserError
 from gradwise.layout import Layout, Per
 from gradwise.moments import Moments
+from gradwise.transforms import State
 
 Replicated = Callable[[str], bool]
 
@@ -55,6 +57,7 @@ class Shards:
 
     Attributes:
         layout: of the whole tensors, those of other processes among them.
+        met: whether the processes have agreed on a state to begin with.
 
     Raises:
         UserError: where a placement is not supported or the processes do not fit together.
@@ -84,6 +87,19 @@ class Shards:
         self._all_rings = [*self._rings, *([] if self._stages is None else [self._stages])]
         self._agreed: set[Ring] = set()  # whose processes all want extremes
         self._warned = False
+        self.met = False
+
+    def meet(self, known: bool, state: State, skipped: Tensor) -> tuple[State, Tensor]:
+        """The state and the steps skipped that all processes go on from; a collective call.
+
+        Args:
+            known: whether they are more than a beginning here.
+            state: the transforms'.
+            skipped: 0-d.
+        """
+        self.met = True
+        found = agree(self._all_rings, known, [*state.values(), skipped])
+        return dict(zip(state, found, strict=False)), found[-1]
 
     def local(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The parts of the gradients that are here, in the memory of the gradients themselves.
