@@ -1,9 +1,9 @@
 """A script: two processes that share the parameters train under a host, stop and go on.
 
-    torchrun --nproc-per-node 2 sharded_ranks.py FOLDER lightning|accelerate first|second
+    torchrun --nproc-per-node 2 sharded_ranks.py FOLDER lightning|accelerate|transformers PART
 
-writes into the folder what each process has in the end; the first half leaves a checkpoint for the
-second one.
+writes into the folder what each process has in the end. The parts are `first`, which leaves a
+checkpoint in the middle, `second`, which goes on from it, and, with transformers, `whole`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def report(folder: Path, name: str, watch: Any, model: nn.Module) -> None:
     torch.save(found, folder / f"{name}-{os.environ['RANK']}.pt")
 
 
-def under_lightning(folder: Path, second: bool) -> None:
+def under_lightning(folder: Path, part: str) -> None:
     import lightning.pytorch as pl
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     from gradwise.integrations.lightning import WatchCallback
+
+    second = part == "second"
 
     class Module(pl.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -88,15 +90,21 @@ def under_lightning(folder: Path, second: bool) -> None:
         trainer.save_checkpoint(folder / "half.ckpt")
 
 
-def under_accelerate(folder: Path, second: bool) -> None:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+def as_if_on_gpus() -> None:
+    """Accelerate shards on those alone, for no reason but a word."""
     from accelerate.state import DistributedType, PartialState
+
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def under_accelerate(folder: Path, part: str) -> None:
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
 
     from gradwise.integrations.accelerate import watch
 
-    # Accelerate shards on GPUs alone, for no reason but this word.
-    PartialState(cpu=True)
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    second = part == "second"
+    as_if_on_gpus()
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1
     )
@@ -124,12 +132,39 @@ def under_accelerate(folder: Path, second: bool) -> None:
     accelerator.end_training()
 
 
+def under_transformers(folder: Path, part: str) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    from gradwise.integrations.transformers import WatchCallback
+    from integrations.hf_models import language_model, sentences
+
+    name = "whole" if part == "whole" else "transformers"
+    options = TrainingArguments(
+        str(folder / f"{name}-checkpoints"),
+        per_device_train_batch_size=2,
+        max_steps=HALF if part == "first" else STEPS,
+        save_steps=HALF,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        lr_scheduler_type="constant",
+        learning_rate=0.05,
+        fsdp=True,
+        fsdp_config={"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+    )
+    as_if_on_gpus()
+    callback = WatchCallback(folder / name, transforms=[Autoscale()])
+    trainer = Trainer(language_model(), options, train_dataset=sentences(16), callbacks=[callback])
+    assert trainer.accelerator.is_fsdp2
+    trainer.train(resume_from_checkpoint=part == "second")
+    report(folder, name, callback.watch, trainer.model_wrapped)
+
+
 def main() -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of three libraries; the tests see those of one process
-    host = {"lightning": under_lightning, "accelerate": under_accelerate}[sys.argv[2]]
-    host(Path(sys.argv[1]), sys.argv[3] == "second")
+    globals()[f"under_{sys.argv[2]}"](Path(sys.argv[1]), sys.argv[3])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
 LAUNCH = ("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1")
 
 
-def run_script(folder: Path, *launcher: str, script: str = "ranks.py", rest: tuple[str, ...] = ()) -> None:
+def run_script(
+    folder: Path, *launcher: str, script: str = "ranks.py", rest: tuple[str, ...] = ()
+) -> None:
     command = [*(("-m", *launcher) if launcher else ()), str(Path(__file__).with_name(script))]
     done = subprocess.run(
         [sys.executable, *command, str(folder), *rest],

@@ -57,7 +57,7 @@ def test_the_same_as_one_process_that_never_stopped(trained: Any, expected: Any)
 def test_each_process_has_its_part(trained: Any) -> None:
     rows = [found["rows"] for found in trained[1]]
     assert [sum(pair) for pair in zip(*rows, strict=True)] == [5, 5, 3, 3]
-    assert all(0 < count for part in rows for count in part)
+    assert all(count > 0 for part in rows for count in part)
 
 
 def test_one_run_with_the_values_of_all(trained: Any, expected: Any) -> None:
@@ -75,3 +75,21 @@ def test_one_run_with_the_values_of_all(trained: Any, expected: Any) -> None:
     )
     largest = [max(float(g.abs().max()) for g in step) for step in read]
     np.testing.assert_allclose(column(run, "grad_max_abs"), largest, rtol=1e-5)
+
+
+def test_the_trainer_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    for part in ("whole", "first", "second"):
+        run_script(tmp_path, *TORCHRUN, script="sharded_ranks.py", rest=("transformers", part))
+    whole = torch.load(tmp_path / "whole-0.pt")
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"transformers-{rank}.pt")
+        for ours, theirs in zip(found["params"], whole["params"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-7)
+        assert found["state"]["0.Autoscale[trend].step"] == STEPS
+        for name, value in whole["state"].items():
+            torch.testing.assert_close(found["state"][name], value, rtol=2e-6, atol=0)
+    ours, theirs = (gw.watch.load(tmp_path / name) for name in ("transformers", "whole"))
+    np.testing.assert_allclose(column(ours, "grad_norm"), column(theirs, "grad_norm"), rtol=1e-5)
+    assert ours.last_step == STEPS - 1
+    assert not (tmp_path / "transformers-2").exists()

@@ -102,3 +102,14 @@ def test_copies_have_the_settings_and_no_watch(tmp_path: Path) -> None:
     for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert repr(twin) == repr(callback)
         assert twin.watch is None
+
+
+@pytest.mark.parametrize("transform", [Autoscale(), ClipNorm(1.0)], ids=["state", "none"])
+def test_a_checkpoint_without_the_state(tmp_path: Path, transform: Any) -> None:
+    def made(steps: int) -> Any:
+        callback = WatchCallback(None, transforms=[transform])
+        return resumable(tmp_path, callback, save_only_model=True, max_steps=steps)
+
+    made(4).train()
+    with pytest.warns(UserWarning, match="the transforms begin anew at step 4: the checkpoint has"):
+        made(6).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

@@ -195,12 +195,12 @@ def test_a_fused_optimizer_under_a_loss_scaler(tmp_path: Path) -> None:
     np.testing.assert_allclose(norms[[1, 2, 4]], found[[1, 2, 4]], rtol=1e-5)
 
 
-def test_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer(tmp_path, max_steps=1)
     wrapped = AcceleratedOptimizer(made.spy, device_placement=False)
-    monkeypatch.setattr(wrapped.accelerator_state, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(wrapped.accelerator_state, "distributed_type", DistributedType.DEEPSPEED)
     callback = WatchCallback()
-    with pytest.raises(UserError, match=r"^expected parameters that are whole .*, got FSDP"):
+    with pytest.raises(UserError, match=r"^expected gradients in .*, got DEEPSPEED, which"):
         callback.on_train_begin(made.args, made.state, None, wrapped, model=made.model)
     assert callback.watch is None
 

@@ -1,8 +1,8 @@
 """The state of transforms that processes have in common, where not all of them have loaded it.
 
 A map that mixes layers is right on shards only where all processes decide the same. A checkpoint
-that rank 0 alone has read (`full_state_dict` with `broadcast_from_rank0`) brings what torch knows of
-to all of them, and what others than torch have added to rank 0 alone.
+that rank 0 alone has read (`full_state_dict` with `broadcast_from_rank0`) brings what torch knows
+of to all of them, and what others than torch have added to rank 0 alone.
 """
 
 from __future__ import annotations

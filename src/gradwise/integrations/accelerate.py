@@ -100,7 +100,7 @@ def watch(
 
     Raises:
         UserError: where an option is not known or out of its bounds, neither `out` nor
-            `project_dir` says where to record, or parameters are sharded.
+            `project_dir` says where to record, or DeepSpeed or Megatron keeps the gradients.
 
     Examples:
         >>> import tempfile, torch

@@ -132,13 +132,18 @@ class Request:
 
     def attach(
         self, optimizer: torch.optim.Optimizer | Wrapper, model: nn.Module | None = None
-    ) -> None:
-        """Attach the transforms, unless the optimizer has the same already, with their state."""
+    ) -> Attachment | None:
+        """Attach the transforms, unless the optimizer has the same already, with their state.
+
+        Returns:
+            Their attachment; None where there are none.
+        """
         if not self.transforms:
-            return
+            return None
         there: Attachment | None = getattr(unwrapped(optimizer), _ATTACHMENT, None)
         if there is None or repr(there.transform) != repr(chain(*self.transforms)):
-            attach(optimizer, *self.transforms, model=model)
+            there = attach(optimizer, *self.transforms, model=model)
+        return there
 
     def watch(
         self,
@@ -205,22 +210,21 @@ def scalars_of(metrics: Mapping[str, Any], host: str) -> dict[str, float | Tenso
     return found
 
 
-def refuse_engines(how: str, *others: str) -> None:
+def refuse_engines(how: str) -> None:
     """Refuse a training whose engine keeps gradients where torch's optimizers do not see them.
 
     Parameters that are sharded by torch itself are `attach`'s to judge.
 
     Args:
         how: what the host calls the way it trains.
-        others: words of further ways that are refused.
 
     Raises:
         UserError: where it is such a way.
     """
-    if any(word in how.upper() for word in ("DEEPSPEED", "MEGATRON", *others)):
+    if any(word in how.upper() for word in ("DEEPSPEED", "MEGATRON")):
         raise UserError(
             f"expected gradients in the parameters' .grad, whole or sharded by FSDP2 or tensor "
-            f"parallel, got {how}, which is not supported"
+            f"parallel, got {how}, which keeps them elsewhere"
         )
 
 

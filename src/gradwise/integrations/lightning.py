@@ -69,7 +69,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     Raises:
         UserError: where an option is not known, or there is nothing to do; when training starts,
-            where several optimizers would share a sink, or parameters are sharded.
+            where several optimizers would share a sink, or DeepSpeed keeps the gradients.
 
     Examples:
         >>> import gradwise as gw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -42,7 +43,8 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     A run that is resumed with `resume_from_checkpoint` goes on in the same folder after the
     checkpoint's last step. The state is in the optimizer's checkpoint; without that
-    (`save_only_model`), a folder beside it begins at the right step.
+    (`save_only_model`, or FSDP2 with SHARDED_STATE_DICT), a folder beside it begins at the right
+    step, and transforms begin anew, with a warning.
 
     Args:
         out: the run folder; None for none. The default is the folder "gradwise" in the Trainer's
@@ -53,7 +55,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
 
     Raises:
         UserError: where an option is not known, or there is nothing to do; when training begins,
-            where parameters are sharded.
+            where DeepSpeed or Megatron keeps the gradients.
 
     Examples:
         >>> import gradwise as gw
@@ -87,13 +89,13 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
     ) -> None:
         """Attach; a checkpoint, if there is one, has been loaded by now."""
         self._attached_to = None
-        self._attach(args, optimizer, others.get("model"))
+        self._attach(args, state, optimizer, others.get("model"))
 
     def on_step_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, **others: Any
     ) -> None:
         """Attach where the optimizer was not there before."""
-        self._attach(args, optimizer, others.get("model"))
+        self._attach(args, state, optimizer, others.get("model"))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Give the update its number, also where a loss scaler then skips it."""
@@ -117,7 +119,7 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if self.watch is not None:
             self.watch.close()
 
-    def _attach(self, args: Any, optimizer: Any, model: Any) -> None:
+    def _attach(self, args: Any, state: Any, optimizer: Any, model: Any) -> None:
         if optimizer is None or optimizer is self._attached_to:
             return
         self._attached_to = optimizer
@@ -125,8 +127,17 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
         if accelerated is not None:
             refuse_engines(accelerated.distributed_type.value)
         request = self._request
+        attachment = request.attach(optimizer, model)
+        resumed = (
+            state.global_step > 0 and state.is_world_process_zero
+        )  # the others may be told yet
+        if resumed and attachment is not None and attachment.skips is None:
+            warnings.warn(
+                f"the transforms begin anew at step {state.global_step}: the checkpoint has no "
+                "state of theirs, as where save_only_model or SHARDED_STATE_DICT left it out",
+                stacklevel=2,
+            )
         if not request.watches:
-            request.attach(optimizer, model)
             return
         out = request.out
         if isinstance(out, Place):
