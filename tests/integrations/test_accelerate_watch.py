@@ -189,7 +189,7 @@ def test_what_cannot_be_asked_for() -> None:
     with pytest.raises(UserError, match=r"^expected every >= 1, got every=0$"):
         watch(accelerator, optimizer, model, None, every=0)
     accelerator.state.distributed_type = accelerate.DistributedType.DEEPSPEED
-    with pytest.raises(UserError, match=r"^expected parameters that are whole .*, got DEEPSPEED"):
+    with pytest.raises(UserError, match=r"^expected gradients in .*, got DEEPSPEED, which"):
         watch(accelerator, optimizer, model, None)
     accelerator.state.distributed_type = accelerate.DistributedType.NO
     made = watch(accelerator, optimizer, model, None)

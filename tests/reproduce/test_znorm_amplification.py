@@ -65,8 +65,10 @@ def test_factors_explain_the_gradients_after_the_transform(smoke, recorded, meth
         run = load(f"{folder}/trials/{method}/seed-{one.seed}/watch")
         norms = run.metric("norm")[1].astype(np.float64)
         rest = [place for place, name in enumerate(run.layer_names) if name not in one.layers]
-        scaled = factors(one, method).by_layer * one.std
-        total = (scaled**2) @ one.numel + (norms[:, rest] ** 2).sum(axis=1)
+        by_layer = factors(one, method).by_layer
+        others = by_layer[:, :1] if method == "autoscale" else 1.0  # biases and norm layers
+        total = ((by_layer * one.std) ** 2) @ one.numel
+        total += ((others * norms[:, rest]) ** 2).sum(axis=1)
         applied = run.steps.column("applied_norm").to_numpy()
         assert np.sqrt(total) == pytest.approx(applied, rel=1e-4)
 

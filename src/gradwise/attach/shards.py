@@ -98,8 +98,8 @@ class Shards:
             skipped: 0-d.
         """
         self.met = True
-        found = agree(self._all_rings, known, [*state.values(), skipped])
-        return dict(zip(state, found, strict=False)), found[-1]
+        *values, skipped = agree(self._all_rings, known, [*state.values(), skipped])
+        return dict(zip(state, values, strict=True)), skipped
 
     def local(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The parts of the gradients that are here, in the memory of the gradients themselves.

@@ -128,9 +128,8 @@ class WatchCallback(_Callback):  # type: ignore[misc]  # the base is Any
             refuse_engines(accelerated.distributed_type.value)
         request = self._request
         attachment = request.attach(optimizer, model)
-        resumed = (
-            state.global_step > 0 and state.is_world_process_zero
-        )  # the others may be told yet
+        # Of a checkpoint that rank 0 alone reads, the others are told at the first step.
+        resumed = state.global_step > 0 and state.is_world_process_zero
         if resumed and attachment is not None and attachment.skips is None:
             warnings.warn(
                 f"the transforms begin anew at step {state.global_step}: the checkpoint has no "
