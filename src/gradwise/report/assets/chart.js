@@ -39,7 +39,10 @@ GW.Chart = class {
       this.tools.append(button);
       return button;
     };
-    this.zoomButton = add("whole run", () => GW.view.reset(), true);
+    const whole = add("whole run", () => GW.view.reset(), !GW.view.zoomed);
+    GW.view.listeners.push(() => {
+      whole.hidden = !GW.view.zoomed; // also out of sight, where the picture itself waits
+    });
     if (this.spec.square) {
       const button = add("show variance", () => {
         this.squared = !this.squared;
@@ -251,7 +254,6 @@ GW.Chart = class {
       return;
     }
     const whole = GW.data.span ?? this.reach();
-    this.zoomButton.hidden = !GW.view.zoomed;
     if (!whole) return;
     if (this.spec !== this.fitting()) {
       this.spec = this.fitting();
