@@ -47,6 +47,14 @@ def step(net, optimizer, times):
         optimizer.step()
 
 
+def go_on(rank, file, net, optimizer, attachment):
+    """Train on without a stop, and keep what that comes to."""
+    step(net, optimizer, AFTER)
+    parameters = [spread.full(p) for p in net.parameters()]
+    if rank == 0:
+        torch.save((parameters, attachment.state_dict()), file)
+
+
 def saved(rank, world, folder, flat):
     for i, case in enumerate(CASES):
         net, optimizer, attachment = begun(world, *case)
@@ -58,10 +66,7 @@ def saved(rank, world, folder, flat):
         if flat:  # flattened states drop what others than torch add
             whole["gradwise"] = attachment.state_dict()
         dcp.save(whole, checkpoint_id=folder / str(i))
-        step(net, optimizer, AFTER)
-        parameters = [spread.full(p) for p in net.parameters()]
-        if rank == 0:
-            torch.save((parameters, attachment.state_dict()), folder / f"{i}.pt")
+        go_on(rank, folder / f"{i}.pt", net, optimizer, attachment)
 
 
 def loaded(rank, world, folder, flat):
@@ -114,10 +119,7 @@ def kept_whole(rank, world, folder):
         model, state = get_state_dict(net, optimizer, options=options)
         if rank == 0:
             torch.save({"model": model, "optimizer": state}, folder / f"{i}.ckpt")
-        step(net, optimizer, AFTER)
-        parameters = [spread.full(p) for p in net.parameters()]
-        if rank == 0:
-            torch.save((parameters, attachment.state_dict()), folder / f"{i}.pt")
+        go_on(rank, folder / f"{i}.pt", net, optimizer, attachment)
 
 
 def read_by_one(rank, world, folder):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,9 @@ def under_accelerate(folder: Path) -> None:
     accelerator.end_training()
 
 
-def under_lightning(folder: Path) -> None:
+def lightning_module(done: Callable[[Any], None]) -> Any:
+    """A class of modules that train `network()`; `done` gets the module after the training."""
     import lightning.pytorch as pl
-
-    from gradwise.integrations.lightning import WatchCallback
-    from gradwise.transforms import Autoscale
 
     class Module(pl.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -111,15 +110,18 @@ def under_lightning(folder: Path) -> None:
             return torch.optim.SGD(self.parameters(), lr=0.5)
 
         def on_train_end(self) -> None:
-            report(folder, "lightning", self.global_rank, callback.watches[0], self)
+            done(self)
 
-    callback = WatchCallback(transforms=[Autoscale()], noise_every=1)
-    pl.Trainer(
-        max_epochs=1,
+    return Module
+
+
+def lightning_trainer(**options: Any) -> Any:
+    """A Trainer on two processes that keeps quiet, with two micro-batches a step."""
+    import lightning.pytorch as pl
+
+    return pl.Trainer(
         accelerator="cpu",
         devices=2,
-        strategy="ddp_fork",
-        callbacks=[callback],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -127,8 +129,24 @@ def under_lightning(folder: Path) -> None:
         accumulate_grad_batches=2,
         gradient_clip_val=0.5,
         use_distributed_sampler=False,
+        **options,
+    )
+
+
+def under_lightning(folder: Path) -> None:
+    from gradwise.integrations.lightning import WatchCallback
+    from gradwise.transforms import Autoscale
+
+    def done(module: Any) -> None:
+        report(folder, "lightning", module.global_rank, callback.watches[0], module)
+
+    callback = WatchCallback(transforms=[Autoscale()], noise_every=1)
+    lightning_trainer(
+        max_epochs=1,
+        strategy="ddp_fork",
+        callbacks=[callback],
         default_root_dir=folder / "lightning",
-    ).fit(Module())
+    ).fit(lightning_module(done)())
     assert callback.watches == ()  # they were the other processes'
 
 

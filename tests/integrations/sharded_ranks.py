@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from gradwise.transforms import Autoscale
-from integrations.ranks import STEPS, batches, loss_of, network
+from integrations.ranks import (
+    STEPS,
+    batches,
+    lightning_module,
+    lightning_trainer,
+    loss_of,
+    network,
+)
 
 HALF = STEPS // 2  # steps; there are two micro-batches in each
 
@@ -37,18 +44,16 @@ def report(folder: Path, name: str, watch: Any, model: nn.Module) -> None:
 
 
 def under_lightning(folder: Path, part: str) -> None:
-    import lightning.pytorch as pl
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     from gradwise.integrations.lightning import WatchCallback
 
     second = part == "second"
 
-    class Module(pl.LightningModule):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
+    def done(module: Any) -> None:
+        report(folder, "lightning", callback.watches[0], module)
 
+    class Module(lightning_module(done)):  # type: ignore[misc]
         def configure_model(self) -> None:
             fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
@@ -57,32 +62,12 @@ def under_lightning(folder: Path, part: str) -> None:
             half = batches(self.global_rank)[at : at + 2 * HALF]
             return DataLoader(half, batch_size=None)  # type: ignore[arg-type]
 
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            loss = loss_of(self.net, batch)
-            self.log("loss", loss, batch_size=4)
-            return loss
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.5)
-
-        def on_train_end(self) -> None:
-            report(folder, "lightning", callback.watches[0], self)
-
     callback = WatchCallback(folder / "lightning", transforms=[Autoscale()])
-    trainer = pl.Trainer(
+    trainer = lightning_trainer(
         max_epochs=2 if second else 1,
         reload_dataloaders_every_n_epochs=1,
-        accelerator="cpu",
-        devices=2,
         strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
         callbacks=[callback],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accumulate_grad_batches=2,
-        gradient_clip_val=0.5,
-        use_distributed_sampler=False,
         default_root_dir=folder,
     )
     trainer.fit(Module(), ckpt_path=folder / "half.ckpt" if second else None)

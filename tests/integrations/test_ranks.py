@@ -71,16 +71,24 @@ def host(name: str) -> str:
     return "lightning" if name == "lightning" else "accelerate"
 
 
-@pytest.fixture(scope="module")
-def expected() -> tuple[Spy, Any]:
-    """One process that has the micro-batches of both, and clips and scales as they do."""
+def one_process() -> tuple[Spy, Any, Any]:
+    """One process that has the micro-batches of both, and clips and scales as they do.
+
+    Returns:
+        The optimizer, the gradients as they were read at each step, and the attachment.
+    """
     model = network()
     optimizer = Spy(model.parameters(), 0.5)
-    gw.attach(optimizer, Autoscale())
+    attachment = gw.attach(optimizer, Autoscale())
     ours, theirs = batches(0), batches(1)
     steps = [[*ours[2 * k : 2 * k + 2], *theirs[2 * k : 2 * k + 2]] for k in range(STEPS)]
     read = plain_training(model, optimizer, steps, loss_of, clip=0.5)
-    return optimizer, read
+    return optimizer, read, attachment
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[Spy, Any]:
+    return one_process()[:2]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import gradwise as gw
-from gradwise.transforms import Autoscale
-from integrations.hosted import Spy, column, norm_of, noted, plain_training
-from integrations.ranks import STEPS, batches, loss_of, network
-from integrations.test_ranks import TORCHRUN, run_script
+from integrations.hosted import column, norm_of, noted
+from integrations.ranks import STEPS
+from integrations.test_ranks import TORCHRUN, one_process, run_script
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -33,20 +32,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def expected() -> Any:
-    """One process that has everything whole, never stops, and has the batches of both."""
-    model = network()
-    optimizer = Spy(model.parameters(), 0.5)
-    attachment = gw.attach(optimizer, Autoscale())
-    ours, theirs = batches(0), batches(1)
-    steps = [[*ours[2 * k : 2 * k + 2], *theirs[2 * k : 2 * k + 2]] for k in range(STEPS)]
-    read = plain_training(model, optimizer, steps, loss_of, clip=0.5)
-    return model, optimizer, read, attachment.state_dict()["state"]
+    return one_process()
 
 
 def test_the_same_as_one_process_that_never_stopped(trained: Any, expected: Any) -> None:
-    model, _, _, state = expected
+    spy, _, attachment = expected
+    params, state = spy.param_groups[0]["params"], attachment.state_dict()["state"]
     for found in trained[1]:
-        for ours, theirs in zip(found["params"], model.parameters(), strict=True):
+        for ours, theirs in zip(found["params"], params, strict=True):
             torch.testing.assert_close(ours, theirs.detach(), rtol=2e-6, atol=2e-7)
         assert found["state"].keys() == state.keys()
         assert found["state"]["0.Autoscale[trend].step"] == STEPS  # nothing was forgotten
@@ -62,7 +55,7 @@ def test_each_process_has_its_part(trained: Any) -> None:
 
 def test_one_run_with_the_values_of_all(trained: Any, expected: Any) -> None:
     host, (first, second) = trained
-    _, spy, read, _ = expected
+    spy, read, _ = expected
     assert second["path"] is None
     run = gw.watch.load(first["path"])
     assert run.closed

@@ -223,7 +223,7 @@ def refuse_engines(how: str) -> None:
     """
     if any(word in how.upper() for word in ("DEEPSPEED", "MEGATRON")):
         raise UserError(
-            f"expected gradients in the parameters' .grad, whole or sharded by FSDP2 or tensor "
+            "expected gradients in the parameters' .grad, whole or sharded by FSDP2 or tensor "
             f"parallel, got {how}, which keeps them elsewhere"
         )
 
